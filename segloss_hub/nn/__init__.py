@@ -1,0 +1,25 @@
+"""The toolkit that losses are written with: torch only, no card, no plugin, no MMSegmentation."""
+
+from segloss_hub.nn.base import Common, Elements, Reduction, SegLoss
+from segloss_hub.nn.batch import Batch
+from segloss_hub.nn.compose import WeightedSum
+from segloss_hub.nn.distance import nearest_distance, signed_distance
+from segloss_hub.nn.joint import Ingredient, RegionSums
+from segloss_hub.nn.parameters import Parameter, parameters_of
+from segloss_hub.nn.pixels import expected_cost
+
+__all__ = [
+    "Batch",
+    "Common",
+    "Elements",
+    "Ingredient",
+    "Parameter",
+    "Reduction",
+    "RegionSums",
+    "SegLoss",
+    "WeightedSum",
+    "expected_cost",
+    "nearest_distance",
+    "parameters_of",
+    "signed_distance",
+]

@@ -1,0 +1,202 @@
+"""SegLoss: what every loss shares, so that a subclass holds only its mathematics."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import TypedDict, Unpack
+
+from segloss_hub.errors import UnknownParameterError, did_you_mean
+from segloss_hub.nn.batch import Activation, Batch, make_batch
+from segloss_hub.nn.joint import Ingredient
+from segloss_hub.nn.parameters import checked, defaults_of
+
+Reduction = Literal["mean", "sum", "none"]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Common(TypedDict, total=False):
+    """The parameters that every loss takes; a subclass passes them on as `**common`."""
+
+    ignore_index: Annotated[
+        int, Field(default=255, description="label of pixels that count for nothing")
+    ]
+    activation: Annotated[
+        Activation,
+        Field(
+            default="auto",
+            description="auto: sigmoid for one channel, else softmax; sigmoid: multi-label",
+        ),
+    ]
+    class_weight: Annotated[
+        Sequence[Weight] | None,
+        Field(default=None, description="one weight per class; none: all alike"),
+    ]
+    reduction: Annotated[
+        Reduction, Field(default="mean", description="mean, sum, or none for every element")
+    ]
+
+
+class Elements(NamedTuple):
+    """What a loss consists of before it is reduced.
+
+    `mean` is `values.sum() / mass.sum()`, `sum` is `values.sum()`, `none` is `values`; so a weight
+    belongs into both, and an element that does not count has 0 in both.
+    """
+
+    values: Tensor
+    mass: Tensor
+    per_pixel: bool = False  # the last axis runs over pixels
+
+
+class SegLoss(nn.Module):
+    """Base of all losses: `loss(logits, target, *, weight=None, **extras) -> Tensor`.
+
+    logits: (N, C, *S) raw scores of any floating dtype, one to three spatial axes. C = 1 is binary
+    through a sigmoid, C >= 2 a softmax; `activation="sigmoid"` with C >= 2 is multi-label.
+    target: (N, *S) integer labels, or (N, C, *S) with one value in [0, 1] per channel.
+    weight: (N, *S) non-negative, per pixel. extras: what `inputs` names.
+
+    The value is float32 (float64 for float64 logits), under autocast too; the gradient has the
+    logits' dtype. Pixels labelled `ignore_index` change neither, whatever their logits. Without a
+    single pixel left the value is 0. `reduction` and `ignore_index` may be given to one call.
+
+    A subclass implements `elements`, declares its own parameters in `__init__` as
+    `Annotated[type, Field(..., description=...)]` and passes `**common` on. They are validated
+    whenever it is built: `UnknownParameterError` (a `TypeError`) names the nearest parameter,
+    `ParameterError` (a `ValueError`) the allowed range. Wrong inputs raise `ValueError`.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ()
+    soft_labels: ClassVar[bool] = False  # whether probabilities are a valid target
+    weighs_classes: ClassVar[bool] = True  # whether class_weight means anything
+
+    class_weight: Tensor | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _checking_parameters(cls, cls.__init__)  # type: ignore[method-assign]
+
+    def __init__(self, **common: Unpack[Common]) -> None:
+        super().__init__()
+        options = {**defaults_of(Common), **common}
+        weights = options["class_weight"]
+        if weights is not None and not self.weighs_classes:
+            raise UnknownParameterError(
+                f"{type(self).__name__} does not use class_weight: leave it out"
+            )
+        self.ignore_index: int = options["ignore_index"]
+        self.activation: Activation = options["activation"]
+        self.reduction: Reduction = options["reduction"]
+        # A buffer moves with the module; it is configuration, so no part of a checkpoint.
+        tensor = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+        self.register_buffer("class_weight", tensor, persistent=False)
+        self._values_checked = False
+
+    def elements(self, batch: Batch) -> Elements:
+        """The mathematics: what the loss adds up, from a checked batch."""
+        raise NotImplementedError(f"{type(self).__name__} must implement elements(batch)")
+
+    def ingredients(self) -> frozenset[Ingredient]:
+        """What `elements` will ask of the batch; named here, it comes from one shared pass."""
+        return frozenset()
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        reduction: Reduction | None = None,
+        ignore_index: int | None = None,
+        **extras: Tensor,
+    ) -> Tensor:
+        reject_unknown_inputs(type(self).__name__, extras, self.inputs)
+        batch = self.prepare(logits, target, weight, ignore_index, extras)
+        batch.wanted = self.ingredients()
+        return self.reduced(batch, reduction)
+
+    def prepare(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int | None,
+        extras: Mapping[str, Tensor],
+    ) -> Batch:
+        """Check and flatten one call's inputs; on a GPU values are looked at in the first only."""
+        on_cpu = logits.device.type == "cpu"
+        check = (on_cpu or not self._values_checked) and not torch.compiler.is_compiling()
+        self._values_checked = True
+        with torch.autocast(logits.device.type, enabled=False):
+            return make_batch(
+                logits,
+                target,
+                weight,
+                extras,
+                ignore_index=self.ignore_index if ignore_index is None else ignore_index,
+                activation=self.activation,
+                check_values=check,
+            )
+
+    def reduced(self, batch: Batch, reduction: Reduction | None = None) -> Tensor:
+        """The loss of a checked batch."""
+        if batch.soft is not None and not batch.sigmoid and not self.soft_labels:
+            raise ValueError(
+                f"{type(self).__name__} takes integer labels of shape (N, *S), no probabilities"
+            )
+        how = reduction or self.reduction
+        if how not in get_args(Reduction):
+            raise ValueError(f"reduction is 'mean', 'sum' or 'none', got {how!r}")
+        with torch.autocast(batch.logits.device.type, enabled=False):
+            values, mass, per_pixel = self.elements(batch)
+            if how == "none":
+                return batch.spatial(values) if per_pixel else values
+            total = values.sum()
+            if how == "sum":
+                return total
+            count = mass.sum().to(total.dtype)
+            return total / torch.where(count > 0, count, 1.0)
+
+    def weights_of(self, classes: int, like: Tensor) -> Tensor:
+        """(classes,): the class weights, ones if none were given."""
+        if self.class_weight is None:
+            return like.new_ones(classes)
+        if len(self.class_weight) != classes:
+            raise ValueError(
+                f"class_weight has {len(self.class_weight)} values, but there are {classes} classes"
+            )
+        return self.class_weight.to(like)
+
+    def extra_repr(self) -> str:
+        own = inspect.signature(type(self).__init__).parameters
+        names = [name for name in own if name in vars(self)] + ["ignore_index", "reduction"]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+def reject_unknown_inputs(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `UnknownParameterError` for an extra input that nothing takes."""
+    for name in given:
+        if name not in known:
+            choices = (*known, "weight", "reduction", "ignore_index")
+            raise UnknownParameterError(
+                f"{owner} takes no input {name!r}. {did_you_mean(name, choices)}"
+            )
+
+
+def _checking_parameters(cls: type[SegLoss], init: Callable[..., None]) -> Callable[..., None]:
+    """`init`, with its arguments validated against their annotations."""
+    names = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def validated(self: SegLoss, *args: Any, **kwargs: Any) -> None:
+        init(self, **checked(cls, {**dict(zip(names, args)), **kwargs}))
+
+    return validated

@@ -1,0 +1,221 @@
+"""Logits and target of one call, checked and flattened, with the ingredients losses ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from segloss_hub.nn.joint import Ingredient, RegionSums, class_sums, joint_pass
+
+Activation = Literal["auto", "softmax", "sigmoid"]
+
+
+@dataclass
+class Batch:
+    """What a loss computes from. N images, C channels, P pixels, *S spatial axes.
+
+    Half-precision logits arrive here as float32; everything else keeps its precision.
+    """
+
+    logits: Tensor  # (N, C, P), float32 or float64
+    labels: Tensor | None  # (N, P) int64, 0 where ignored; None for a soft target
+    soft: Tensor | None  # (N, C, P) probabilities; None for integer labels
+    valid: Tensor  # (N, P) bool, False where ignored
+    weight: Tensor | None  # (N, P) pixel weights, 0 where ignored; None if not given
+    sigmoid: bool
+    shape: torch.Size  # *S
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    wanted: frozenset[Ingredient] = frozenset()  # computed together, in one pass
+    _ready: dict[Ingredient, Tensor] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """C, the number of channels of the logits."""
+        return self.logits.shape[1]
+
+    @property
+    def pixel_weight(self) -> Tensor:
+        """(N, P): the weight of each pixel in a mean, 0 where ignored."""
+        return self.valid.to(self.logits.dtype) if self.weight is None else self.weight
+
+    @property
+    def channel_target(self) -> Tensor:
+        """(N, C, P) target of sigmoid and soft-label losses, in the logits' dtype."""
+        if self.soft is not None:
+            return self.soft
+        assert self.labels is not None
+        if self.channels == 1:
+            return self.labels[:, None].to(self.logits.dtype)
+        classes = torch.arange(self.channels, device=self.labels.device)[:, None]
+        return (self.labels[:, None] == classes).to(self.logits.dtype)
+
+    @property
+    def clean_logits(self) -> Tensor:
+        """The logits with 0 under ignored pixels, where they may even be NaN."""
+        return self.logits.masked_fill(~self.valid[:, None], 0.0)
+
+    @property
+    def nll(self) -> Tensor:
+        """(N, P): negative log-likelihood of the true class under the softmax, 0 where ignored."""
+        return self._ingredient("nll")
+
+    def region_sums(self, *, squares: bool = False) -> RegionSums:
+        """Per image and channel: sums over the pixels of p*t, p and t (p^2 and t^2: `squares`)."""
+        predicted: Ingredient = "squares" if squares else "predicted"
+        return RegionSums(
+            self._ingredient("intersection"), self._ingredient(predicted), self._truth(squares)
+        )
+
+    def spatial(self, values: Tensor) -> Tensor:
+        """(..., P) -> (..., *S)."""
+        return values.reshape(*values.shape[:-1], *self.shape)
+
+    def _ingredient(self, name: Ingredient) -> Tensor:
+        if name not in self._ready:
+            wanted = (self.wanted | {name}) - set(self._ready)
+            self._ready.update(joint_pass(self, wanted))
+        return self._ready[name]
+
+    def _truth(self, squares: bool) -> Tensor:
+        """(N, C): sum over the pixels of t, or of t^2."""
+        if self.labels is None or self.sigmoid:
+            truth = self.channel_target.masked_fill(~self.valid[:, None], 0.0)
+            truth = truth.square() if squares else truth
+            return (truth if self.weight is None else truth * self.weight[:, None]).sum(-1)
+        return class_sums(self.pixel_weight, self.labels, self.channels)
+
+
+def make_batch(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    extras: Mapping[str, Tensor],
+    *,
+    ignore_index: int,
+    activation: Activation,
+    check_values: bool,
+) -> Batch:
+    """Check the inputs of a loss and lay them out flat.
+
+    Raises `ValueError` that says what came and what was expected.
+    """
+    _check_logits(logits)
+    channels, spatial = logits.shape[1], logits.shape[2:]
+    if activation == "softmax" and channels == 1:
+        raise ValueError("activation='softmax' needs two channels or more, the logits have 1")
+    sigmoid = channels == 1 or activation == "sigmoid"
+    flat = logits.flatten(2)
+    flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
+    labels = soft = None
+    if target.shape == (len(logits), *spatial) and not (channels == 1 and _is_float(target)):
+        labels, valid = _integer_labels(target, max(channels, 2), ignore_index, check_values)
+    else:
+        soft, valid = _channel_target(logits, target, sigmoid, ignore_index, check_values)
+        soft = soft.to(flat.dtype)
+    return Batch(
+        logits=flat,
+        labels=labels,
+        soft=soft,
+        valid=valid,
+        weight=_flat_weight(weight, logits, valid, flat.dtype, check_values),
+        sigmoid=sigmoid,
+        shape=spatial,
+        extras=extras,
+    )
+
+
+def _check_logits(logits: Tensor) -> None:
+    if not (3 <= logits.ndim <= 5) or not logits.is_floating_point():
+        raise ValueError(
+            "expected floating logits of shape (N, C, *S) with one to three spatial axes, got "
+            f"{logits.dtype} of shape {tuple(logits.shape)}"
+        )
+    if logits.shape[1] == 0:
+        raise ValueError(f"logits of shape {tuple(logits.shape)} have no channel")
+
+
+def _integer_labels(
+    target: Tensor, classes: int, ignore_index: int, check: bool
+) -> tuple[Tensor, Tensor]:
+    """(N, *S) -> labels (N, P) with 0 where ignored, valid (N, P)."""
+    if _is_float(target):
+        raise ValueError(
+            f"a target of shape (N, *S) holds integer labels, got {target.dtype}: pass "
+            "target.long(), or probabilities of shape (N, C, *S)"
+        )
+    labels = target.flatten(1).long()
+    valid = labels != ignore_index
+    labels = labels.masked_fill(~valid, 0)
+    if check and labels.numel() and (labels.amin() < 0 or labels.amax() >= classes):
+        wrong = labels[(labels < 0) | (labels >= classes)].unique()[:5]
+        raise ValueError(
+            f"target has labels outside 0..{classes - 1}: {', '.join(map(str, wrong.tolist()))}. "
+            f"Correct them, or pass ignore_index (now {ignore_index}) if they mark pixels to ignore"
+        )
+    return labels, valid
+
+
+def _channel_target(
+    logits: Tensor, target: Tensor, sigmoid: bool, ignore_index: int, check: bool
+) -> tuple[Tensor, Tensor]:
+    """(N, C, *S) probabilities or flags -> soft (N, C, P) with 0 where ignored, valid (N, P)."""
+    if logits.shape[1] == 1 and target.shape == (len(logits), *logits.shape[2:]):
+        target = target[:, None]  # one channel: (N, *S) -> (N, 1, *S)
+    if target.shape != logits.shape:
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} need a target of shape "
+            f"{(len(logits), *logits.shape[2:])} (integer labels) or {tuple(logits.shape)} "
+            f"(one value per channel), got {tuple(target.shape)}"
+            + (
+                "; drop the channel axis with target.squeeze(1)"
+                if _has_unit(logits, target)
+                else ""
+            )
+        )
+    if not sigmoid and not _is_float(target):
+        raise ValueError(
+            f"a target with one value per channel holds probabilities, got {target.dtype}: pass "
+            "target.float(), or integer labels of shape (N, *S)"
+        )
+    soft = target.flatten(2)
+    # 0 and 1 are values of such a target, so only another number can mark ignored pixels.
+    marked = soft == ignore_index if ignore_index not in (0, 1) else torch.zeros_like(soft).bool()
+    ignored = marked.any(1)
+    soft = soft.masked_fill(ignored[:, None], 0)
+    if check and not bool(((soft >= 0) & (soft <= 1)).all()):
+        raise ValueError(
+            f"a target with one value per channel lies in [0, 1], got {float(soft.min()):g} to "
+            f"{float(soft.max()):g}"
+        )
+    return soft, ~ignored
+
+
+def _flat_weight(
+    weight: Tensor | None, logits: Tensor, valid: Tensor, dtype: torch.dtype, check: bool
+) -> Tensor | None:
+    if weight is None:
+        return None
+    if weight.shape != (len(logits), *logits.shape[2:]):
+        raise ValueError(
+            f"weight is one value per pixel: expected shape "
+            f"{(len(logits), *logits.shape[2:])}, got {tuple(weight.shape)}"
+        )
+    flat = weight.detach().flatten(1).to(dtype).masked_fill(~valid, 0.0)
+    if check and not bool(((flat >= 0) & flat.isfinite()).all()):
+        raise ValueError(
+            f"weight must be finite and not negative, got {float(flat.min()):g} to "
+            f"{float(flat.max()):g}"
+        )
+    return flat
+
+
+def _is_float(target: Tensor) -> bool:
+    return target.is_floating_point()
+
+
+def _has_unit(logits: Tensor, target: Tensor) -> bool:
+    return target.shape == (len(logits), 1, *logits.shape[2:])

@@ -1,0 +1,210 @@
+"""The joint pass: negative log-likelihoods and per-class sums from one softmax.
+
+Region losses are functions of a few sums per class, pixel losses functions of the likelihood of the
+true class. With the gradients of the loss to those (A for the intersection, B for the predicted
+sum, Q for the sum of squares, g for the likelihood term) the gradient to the logits is closed:
+
+    dL/dz_j = p_j (B_j + 2 Q_j p_j + [j = t] A_j - s + g) - [j = t] g,   s = sum_k p_k (...)_k
+
+so the forward pass keeps one softmax and the backward pass overwrites it with the gradient. There
+is no one-hot tensor, and nothing else of the logits' size.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from segloss_hub.nn.batch import Batch
+
+Ingredient = Literal["nll", "intersection", "predicted", "squares"]
+ORDER: tuple[Ingredient, ...] = ("nll", "intersection", "predicted", "squares")
+
+
+class RegionSums(NamedTuple):
+    """Sums over the pixels, per image and channel (N, C), or per channel (1, C)."""
+
+    intersection: Tensor  # sum of p*t
+    predicted: Tensor  # sum of p, or of p^2
+    target: Tensor  # sum of t, or of t^2
+
+    def over_batch(self) -> RegionSums:
+        """The same sums over all images: (1, C)."""
+        return RegionSums(*(table.sum(0, keepdim=True) for table in self))
+
+    def over_classes(self) -> RegionSums:
+        """The same sums over all channels: (N, 1)."""
+        return RegionSums(*(table.sum(1, keepdim=True) for table in self))
+
+    def without_background(self) -> RegionSums:
+        """Channel 0 left out, unless it is the only one."""
+        if self.target.shape[1] == 1:
+            return self
+        return RegionSums(*(table[:, 1:] for table in self))
+
+
+def joint_pass(batch: Batch, wanted: frozenset[Ingredient]) -> dict[Ingredient, Tensor]:
+    """The wanted ingredients of a batch, from one evaluation of its softmax or sigmoid."""
+    if batch.labels is None or batch.sigmoid:
+        return _channel_pass(batch, wanted)
+    values = _JointPass.apply(  # type: ignore[no-untyped-call]
+        batch.logits, batch.labels, batch.valid, batch.weight, wanted
+    )
+    return {name: value for name, value in zip(ORDER, values) if value is not None}
+
+
+def class_sums(values: Tensor, labels: Tensor, channels: int) -> Tensor:
+    """(N, P) -> (N, C): the sum of the values under each label.
+
+    Added up one by one, so in float64: float32 stops counting at 2**24.
+    """
+    sums = values.new_zeros(len(values), channels, dtype=torch.float64)
+    return sums.scatter_add(1, labels, values.double()).to(values.dtype)
+
+
+class _JointPass(torch.autograd.Function):
+    """Softmax with integer labels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        valid: Tensor,
+        weight: Tensor | None,
+        wanted: frozenset[Ingredient],
+    ) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(logits, labels, valid, weight)
+        ctx.wanted = wanted
+        ctx.set_materialize_grads(False)
+        nll, p = _softmax(logits, labels, valid, wanted)
+        ctx.p = p if ctx.needs_input_grad[0] else None
+        return nll, *_sums(p, labels, weight, wanted)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        logits, labels, valid, weight = ctx.saved_tensors
+        with torch.autocast(logits.device.type, enabled=False):  # backward() may be called in it
+            if torch.is_grad_enabled():  # somebody differentiates the gradient
+                return _differentiable_gradient(ctx, grads), None, None, None, None
+            p = ctx.p
+            if p is None:  # a second backward pass: the first one overwrote it
+                _, p = _softmax(logits, labels, valid, ctx.wanted)
+            return _closed_gradient(p, labels, valid, weight, grads), None, None, None, None
+
+
+def _softmax(
+    logits: Tensor, labels: Tensor, valid: Tensor, wanted: frozenset[Ingredient]
+) -> tuple[Tensor | None, Tensor]:
+    """The likelihood term if it is wanted, and the softmax, 0 where ignored."""
+    nll = None
+    if "nll" in wanted:
+        log_p = torch.log_softmax(logits, 1)
+        nll = _at(log_p, labels).neg_().masked_fill_(~valid, 0.0)
+        p = log_p.exp_()
+    else:
+        p = torch.softmax(logits, 1)
+    return nll, p.masked_fill_(~valid[:, None], 0.0)  # a NaN under an ignored pixel ends here
+
+
+def _sums(
+    p: Tensor, labels: Tensor, weight: Tensor | None, wanted: frozenset[Ingredient]
+) -> tuple[Tensor | None, ...]:
+    intersection = predicted = squares = None
+    if "intersection" in wanted:
+        intersection = class_sums(_weighted(_at(p, labels), weight), labels, p.shape[1])
+    # Class by class: no second tensor of the logits' size, and more exact than a matrix product.
+    if "predicted" in wanted and weight is None:
+        predicted = p.sum(-1)
+    elif "predicted" in wanted:
+        predicted = torch.stack([_weighted(p_c, weight).sum(-1) for p_c in p.unbind(1)], 1)
+    if "squares" in wanted:
+        squares = torch.stack([_weighted(p_c.square(), weight).sum(-1) for p_c in p.unbind(1)], 1)
+    return intersection, predicted, squares
+
+
+def _closed_gradient(
+    p: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    weight: Tensor | None,
+    grads: tuple[Tensor | None, ...],
+) -> Tensor:
+    """Turn the softmax `p` into the gradient to the logits, in place."""
+    g, a, b, q = grads
+    shared = torch.zeros_like(p[:, 0]) if g is None else g.masked_fill(~valid, 0.0)  # (N, P): g - s
+    at_label = -shared
+    if a is not None:
+        from_intersection = _weighted(a.gather(1, labels) * _at(p, labels), weight)
+        at_label += from_intersection
+        shared -= from_intersection
+    if b is not None:
+        shared -= _weighted(torch.einsum("nc,ncp->np", b, p), weight)
+    if q is not None:
+        for q_c, p_c in zip(q.unbind(1), p.unbind(1)):
+            shared -= _weighted(2 * q_c[:, None] * p_c.square(), weight)
+    for c, p_c in enumerate(p.unbind(1)):
+        slope = shared
+        if b is not None:
+            slope = slope + _weighted(b[:, c, None], weight)
+        if q is not None:
+            slope = slope + _weighted(2 * q[:, c, None] * p_c, weight)
+        p_c.mul_(slope)
+    return p.scatter_add_(1, labels[:, None], at_label[:, None])
+
+
+def _differentiable_gradient(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tensor:
+    """The same gradient by plain operations, for second derivatives."""
+    logits, labels, valid, weight = ctx.saved_tensors
+    log_p = torch.log_softmax(logits.masked_fill(~valid[:, None], 0.0), 1)
+    p = log_p.exp().masked_fill(~valid[:, None], 0.0)
+    nll = -_at(log_p, labels).masked_fill(~valid, 0.0)
+    outputs = nll, *_sums(p, labels, weight, ctx.wanted)
+    pairs = [
+        (out, grad) for out, grad in zip(outputs, grads) if out is not None and grad is not None
+    ]
+    kept, weights = zip(*pairs)
+    (gradient,) = torch.autograd.grad(kept, logits, weights, create_graph=True)
+    return cast(Tensor, gradient)
+
+
+def _channel_pass(batch: Batch, wanted: frozenset[Ingredient]) -> dict[Ingredient, Tensor]:
+    """Sigmoids, and softmax with soft labels."""
+    logits, target = batch.clean_logits, batch.channel_target
+    ready: dict[Ingredient, Tensor] = {}
+    if "nll" in wanted:
+        ready["nll"] = _channel_nll(batch, logits, target).masked_fill(~_like(batch), 0.0)
+    if wanted - {"nll"}:
+        p = logits.sigmoid() if batch.sigmoid else logits.softmax(1)
+        p = p.masked_fill(~batch.valid[:, None], 0.0)
+        mass = p if batch.weight is None else p * batch.weight[:, None]
+        # Products and sums, not einsum: autocast would round a matrix product's gradient.
+        ready["intersection"] = (mass * target).sum(-1)
+        ready["predicted"] = mass.sum(-1)
+        ready["squares"] = (mass * p).sum(-1)
+    return {name: ready[name] for name in wanted}
+
+
+def _channel_nll(batch: Batch, logits: Tensor, target: Tensor) -> Tensor:
+    if not batch.sigmoid:
+        return -(target * logits.log_softmax(1)).sum(1)
+    nll = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return nll[:, 0] if batch.channels == 1 else nll
+
+
+def _like(batch: Batch) -> Tensor:
+    """`valid` in the shape of the likelihoods: (N, P), or (N, 1, P) for several sigmoids."""
+    return batch.valid[:, None] if batch.sigmoid and batch.channels > 1 else batch.valid
+
+
+def _at(values: Tensor, labels: Tensor) -> Tensor:
+    """(N, C, P), (N, P) -> (N, P): the value at the label."""
+    return values.gather(1, labels[:, None])[:, 0]
+
+
+def _weighted(values: Tensor, weight: Tensor | None) -> Tensor:
+    return values if weight is None else values * weight

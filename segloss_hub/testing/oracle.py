@@ -1,0 +1,102 @@
+"""Hold a loss to recorded values and gradients.
+
+A plugin keeps two files beside its tests. `oracle.npz` holds the arrays of every case under
+`<case>.logits`, `<case>.target`, `<case>.value`, `<case>.grad` (gradient of the summed value) and
+`<case>.<input>` for extra inputs, in float64. `oracle.yaml` says how to reproduce them:
+
+    loss: boundary
+    cases:
+      bin_idc1_float: {params: {idc: [1]}}
+      bin_idc1_given: {record: bin_idc1_float, extras: {distance_map: dist_maps}}
+
+`record` names the arrays when a case uses those of another; `extras` maps an input of the loss to
+the array's name. The test is three lines:
+
+    @parametrize_oracle(__file__)
+    def test_oracle(case):
+        case.check()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from segloss_hub.card import Slug
+from segloss_hub.discovery import create_loss
+
+RELATIVE = 1e-6
+
+
+class _Case(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    record: str | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+    extras: dict[str, str] = Field(default_factory=dict)
+
+
+class _Mapping(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    loss: Slug
+    cases: dict[str, _Case]
+
+
+class OracleCase:
+    """One recorded input with its value and gradient, and the parameters that reproduce them."""
+
+    def __init__(self, loss: str, name: str, case: _Case, arrays: dict[str, Tensor]) -> None:
+        self.loss, self.name, self.params = loss, name, case.params
+        self.extras = {key: arrays[array] for key, array in case.extras.items()}
+        self.logits, self.target = arrays["logits"], arrays["target"]
+        self.value, self.grad = arrays["value"], arrays["grad"]
+
+    def check(self) -> None:
+        """Value and gradient in float64, to 1e-6 relative."""
+        logits = self.logits.clone().requires_grad_()
+        value = create_loss(self.loss, **self.params)(logits, self.target, **self.extras)
+        (grad,) = torch.autograd.grad(value.sum(), logits)
+        _assert_near(value.detach(), self.value, f"{self.name}: value")
+        _assert_near(grad, self.grad, f"{self.name}: gradient")
+
+
+def parametrize_oracle(test_file: str) -> Callable[..., Any]:
+    """Run a test once for every case recorded beside it; its argument is an `OracleCase`."""
+    folder = Path(test_file).parent
+    content = yaml.safe_load((folder / "oracle.yaml").read_text(encoding="utf-8"))
+    mapping = _Mapping.model_validate(content)
+    arrays = np.load(folder / "oracle.npz")
+    cases = [
+        OracleCase(mapping.loss, name, case, _arrays_of(arrays, case.record or name))
+        for name, case in mapping.cases.items()
+    ]
+    return pytest.mark.parametrize("case", cases, ids=list(mapping.cases))
+
+
+def _arrays_of(arrays: Any, record: str) -> dict[str, Tensor]:
+    prefix = f"{record}."
+    found = {
+        key.removeprefix(prefix): torch.from_numpy(np.asarray(arrays[key]))
+        for key in arrays
+        if key.startswith(prefix)
+    }
+    if not found:
+        raise LookupError(f"oracle.npz has no arrays {prefix}*")
+    return found
+
+
+def _assert_near(actual: Tensor, expected: Tensor, what: str) -> None:
+    """Elementwise to 1e-6 relative; elements below a millionth of the largest count as that."""
+    floor = RELATIVE * RELATIVE * float(expected.abs().max())
+    torch.testing.assert_close(
+        actual, expected, rtol=RELATIVE, atol=floor, msg=lambda text: f"{what}: {text}"
+    )
