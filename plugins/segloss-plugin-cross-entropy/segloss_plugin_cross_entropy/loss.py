@@ -1,0 +1,102 @@
+"""Cross-entropy over softmax or sigmoid probabilities."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import Unpack
+
+from segloss_hub.nn import Batch, Common, Elements, Ingredient, SegLoss
+
+
+class CrossEntropyLoss(SegLoss):
+    r"""Weighted, label-smoothed cross-entropy.
+
+    .. math:: L = \frac{\sum_n w_{t_n} [(1-\epsilon)\,\ell_{n,t_n}
+        + \frac{\epsilon}{C} \sum_c \frac{w_c}{w_{t_n}}\,\ell_{n,c}]}{\sum_n w_{t_n}},
+        \qquad \ell_{n,c} = -\log p_{n,c}
+
+    over all valid pixels n of the batch, as `torch.nn.functional.cross_entropy` has it; the value
+    is in nats. An element (`reduction="none"`) is a pixel, (N, *S), or (N, C, *S) for several
+    sigmoids.
+
+    One channel: binary cross-entropy of the sigmoid; `class_weight` then has two values, for label
+    0 and 1. Several sigmoids: the mean over pixels and channels, `class_weight` weighs channels.
+    Probabilities as target: :math:`\ell_{n,t_n}` becomes :math:`\sum_c t_{nc} \ell_{n,c}`.
+
+    Limit cases: `label_smoothing=0` and no weights is the plain mean; equal weights change
+    nothing; two channels equal one channel on the difference of the logits.
+
+    Differs elsewhere: PyTorch returns NaN when every pixel is ignored, this 0 with zero gradient;
+    MMSegmentation divides by ignored pixels too (`normalizer="all"`).
+
+    Paper: Long et al., Fully Convolutional Networks for Semantic Segmentation, arXiv 1411.4038;
+    label smoothing: Szegedy et al., arXiv 1512.00567.
+    """
+
+    soft_labels = True
+
+    def __init__(
+        self,
+        *,
+        label_smoothing: Annotated[
+            float, Field(ge=0, le=1, description="mass spread evenly over all classes")
+        ] = 0.0,
+        normalizer: Annotated[
+            Literal["valid", "all"],
+            Field(description="divide by the weights of valid pixels, or by all pixels"),
+        ] = "valid",
+        pos_weight: Annotated[
+            float | None,
+            Field(gt=0, description="sigmoid only: factor on the positive half, not divided by"),
+        ] = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(**common)
+        self.label_smoothing = label_smoothing
+        self.normalizer = normalizer
+        self.pos_weight = pos_weight
+
+    def ingredients(self) -> frozenset[Ingredient]:
+        return frozenset() if self.label_smoothing else frozenset({"nll"})
+
+    def elements(self, batch: Batch) -> Elements:
+        if batch.sigmoid:
+            values, mass = self._sigmoid_terms(batch)
+        elif self.pos_weight is not None:
+            raise ValueError("pos_weight is for sigmoids; weigh the classes with class_weight")
+        elif batch.labels is None or self.label_smoothing:
+            values, mass = self._spread_terms(batch)
+        else:
+            mass = self.weights_of(batch.channels, batch.logits)[batch.labels]
+            values = batch.nll * mass
+        weight = batch.pixel_weight[:, None] if values.ndim == 3 else batch.pixel_weight
+        mass = torch.ones_like(values) if self.normalizer == "all" else mass * weight
+        return Elements(values * weight, mass, per_pixel=True)
+
+    def _spread_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Values and mass, both (N, P), for soft or smoothed labels."""
+        class_weight = self.weights_of(batch.channels, batch.logits)
+        nll = -batch.clean_logits.log_softmax(1) * class_weight[:, None]  # (N, C, P)
+        if batch.labels is not None:
+            true, mass = nll.gather(1, batch.labels[:, None])[:, 0], class_weight[batch.labels]
+        else:
+            true = (nll * batch.channel_target).sum(1)
+            mass = torch.einsum("ncp,c->np", batch.channel_target, class_weight)
+        return (1 - self.label_smoothing) * true + self.label_smoothing * nll.mean(1), mass
+
+    def _sigmoid_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Values and mass, (N, P) for one channel, (N, C, P) for several."""
+        logits, truth = batch.clean_logits, batch.channel_target
+        target = truth * (1 - self.label_smoothing) + self.label_smoothing / 2
+        positive = target * F.softplus(-logits) * (self.pos_weight or 1)
+        negative = (1 - target) * F.softplus(logits)
+        if batch.channels > 1:
+            channel = self.weights_of(batch.channels, logits)[:, None]
+            return (positive + negative) * channel, torch.ones_like(logits) * channel
+        zero, one = self.weights_of(2, logits)
+        return (positive * one + negative * zero)[:, 0], (truth * one + (1 - truth) * zero)[:, 0]

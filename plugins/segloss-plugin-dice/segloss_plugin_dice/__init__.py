@@ -1,0 +1,59 @@
+"""Dice and generalised Dice: card and hook. Imports no torch."""
+
+from segloss_hub import Capabilities, Code, LossCard, Paper, Relation, hookimpl
+
+CARD = LossCard(
+    name="dice",
+    title="Dice Loss",
+    summary="One minus the soft Dice overlap of each class: counts a class by its own size, so "
+    "that small objects weigh as much as large ones.",
+    level="region",
+    aliases=(
+        "soft-dice",
+        "generalised-dice",
+        "generalized-dice",
+        "gdl",
+        "vnet-dice",
+        "f1-loss",
+    ),
+    good_for=("class-imbalance", "small-objects", "3d", "medical", "strong-default"),
+    paper=Paper(
+        title="V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image "
+        "Segmentation",
+        authors=("Fausto Milletari", "Nassir Navab", "Seyed-Ahmad Ahmadi"),
+        year=2016,
+        venue="3DV 2016",
+        arxiv="1606.04797",
+    ),
+    code=Code(url="https://github.com/faustomilletari/VNet", licence="GPL-3.0-only"),
+    formula=r"L=1-\frac{1}{|\mathcal{C}|}\sum_{c\in\mathcal{C}}\frac{2\sum_i p_{ic}g_{ic}"
+    r"+\varepsilon}{\sum_i p_{ic}^{q}+\sum_i g_{ic}^{q}+\varepsilon},\qquad "
+    r"L_{\mathrm{GDL}}=1-2\,\frac{\sum_c w_c\sum_i p_{ic}g_{ic}}{\sum_c w_c\sum_i(p_{ic}+g_{ic})},"
+    r"\quad w_c=\Big(\sum_i g_{ic}\Big)^{-2}",
+    symbols={
+        "p_{ic}": "predicted probability of class c at pixel i",
+        "g_{ic}": "truth, 0 or 1",
+        r"\mathcal{C}": "the classes that are scored",
+        "q": "1, or 2 with squared=True",
+        r"\varepsilon": "smooth_nr above, smooth_dr below",
+        "i": "the pixels of one image, or of the batch with batch=True",
+    },
+    implementation="segloss_plugin_dice.loss:DiceLoss",
+    capabilities=Capabilities(multilabel=True, soft_labels=True),
+    relations=(
+        Relation(kind="special-case-of", loss="tversky", note="both error weights 1/2"),
+        Relation(kind="generalises", loss="log-cosh-dice", note="before the log-cosh"),
+    ),
+    limits=(
+        "Per image, an absent class scores by the smoothing alone: use batch=True or absent_class.",
+        "A soft label of 0.5 is best answered with 1, not with 0.5.",
+        "float16 training needs a gradient scaler: gradients per pixel are about 1e-7 at 512x512.",
+        "Under distributed training each rank scores its own images.",
+    ),
+    survey_section="2.2.1",
+)
+
+
+@hookimpl
+def segloss_losses() -> list[LossCard]:
+    return [CARD]

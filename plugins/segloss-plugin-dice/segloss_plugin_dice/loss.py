@@ -1,0 +1,115 @@
+"""Dice and generalised Dice from per-class sums."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import Unpack
+
+from segloss_hub.nn import Batch, Common, Elements, Ingredient, SegLoss
+
+
+class DiceLoss(SegLoss):
+    r"""Soft Dice loss.
+
+    .. math:: L = 1 - \frac{1}{|C|} \sum_c \frac{2 \sum_i p_{ic} g_{ic} + s_n}
+        {\sum_i p_{ic}^q + \sum_i g_{ic}^q + s_d}, \qquad q = 1, \text{ or } 2 \text{ if squared}
+
+    averaged over images and classes; an element (`reduction="none"`) is a class of an image,
+    (N, C), with `batch=True` (1, C), with `joint=True` or the generalised form (N, 1). The mean
+    over classes is weighted by `class_weight` and divided by its sum. No unit, between 0 and 1.
+
+    `variant="generalised"`: one ratio per image, :math:`1 - 2 \sum_c w_c I_c / \sum_c w_c
+    \max(P_c + G_c, 1)`, with :math:`w_c = G_c^{-2}` (`volume_weight="square"`), :math:`G_c^{-1}`
+    ("simple") or 1 ("uniform"); an absent class gets the largest weight of its image.
+
+    Defaults: sums per image and smoothing 1e-5 as in NiftyNet and MONAI; the V-Net paper squares
+    (`squared=True`) and does not smooth; nnU-Net and segmentation-models-pytorch sum over the batch
+    (`batch=True`), MMSegmentation takes one squared ratio over all classes (`joint=True`).
+    segmentation-models-pytorch adds its smoothing to the halved ratio: use twice its value here.
+
+    Limit cases: a perfect prediction scores 0; a class that is absent and not predicted scores 0;
+    an image without a valid pixel scores 0.
+
+    Paper: Milletari et al., V-Net, arXiv 1606.04797; generalised form: Sudre et al., Generalised
+    Dice overlap as a deep learning loss function, arXiv 1707.03237. The layer published with V-Net
+    returns the hard Dice score, to be maximised; this is the formula of the paper.
+    """
+
+    soft_labels = True
+
+    def __init__(
+        self,
+        *,
+        squared: Annotated[bool, Field(description="square p and g in the denominator")] = False,
+        smooth_nr: Annotated[float, Field(ge=0, description="added to the numerator")] = 1e-5,
+        smooth_dr: Annotated[float, Field(ge=0, description="added to the denominator")] = 1e-5,
+        batch: Annotated[bool, Field(description="sum over the batch before the ratio")] = False,
+        joint: Annotated[bool, Field(description="one ratio over all classes together")] = False,
+        include_background: Annotated[bool, Field(description="score class 0")] = True,
+        absent_class: Annotated[
+            Literal["keep", "skip", "zero"],
+            Field(description="absent classes: score them, leave them out, or count them as 0"),
+        ] = "keep",
+        variant: Annotated[
+            Literal["dice", "generalised"], Field(description="mean of ratios, or ratio of means")
+        ] = "dice",
+        volume_weight: Annotated[
+            Literal["square", "simple", "uniform"],
+            Field(description="generalised only: weight classes by volume to the power -2, -1, 0"),
+        ] = "square",
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(**common)
+        self.squared = squared
+        self.smooth_nr = smooth_nr
+        self.smooth_dr = smooth_dr
+        self.batch = batch
+        self.joint = joint
+        self.include_background = include_background
+        self.absent_class = absent_class
+        self.variant = variant
+        self.volume_weight = volume_weight
+
+    def ingredients(self) -> frozenset[Ingredient]:
+        return frozenset({"intersection", "squares" if self.squared else "predicted"})
+
+    def elements(self, batch: Batch) -> Elements:
+        sums = batch.region_sums(squares=self.squared)
+        weights = self.weights_of(batch.channels, batch.logits)
+        if not self.include_background and batch.channels > 1:
+            sums, weights = sums.without_background(), weights[1:]
+        if self.batch:
+            sums = sums.over_batch()
+        overlap, total = 2 * sums.intersection, sums.predicted + sums.target  # (N, C)
+        present = sums.target > 0
+        nothing = total < 1e-30  # no pixel, or none predicted: the ratio's slope would overflow
+        if self.variant == "generalised":
+            weights = weights * self._volume_weights(sums.target)
+            total = total.clamp(min=1)
+        if self.joint or self.variant == "generalised":
+            overlap = (weights * overlap).sum(1, keepdim=True)  # (N, C) -> (N, 1)
+            total = (weights * total).sum(1, keepdim=True)
+            present, nothing = present.any(1, keepdim=True), nothing.all(1, keepdim=True)
+            weights = torch.ones_like(total)
+        score = (overlap + self.smooth_nr) / (total + self.smooth_dr + nothing)
+        loss = torch.where(nothing, 0.0, 1 - score)
+        return self._weighted(loss, present, weights.expand_as(loss))
+
+    def _weighted(self, loss: Tensor, present: Tensor, weights: Tensor) -> Elements:
+        if self.absent_class == "keep":
+            return Elements(loss * weights, weights)
+        counted = loss * present * weights
+        return Elements(counted, weights * present if self.absent_class == "skip" else weights)
+
+    def _volume_weights(self, volume: Tensor) -> Tensor:
+        """(N, C): inverse powers of the volumes; the smallest class has 1, and so do absent ones.
+
+        Only their ratios matter; relative to each other they leave the smoothing small beside them.
+        """
+        power = {"square": 2, "simple": 1, "uniform": 0}[self.volume_weight]
+        smallest = torch.where(volume > 0, volume, torch.inf).amin(1, keepdim=True)
+        return torch.where(volume > 0, (smallest / volume) ** power, 1.0)
