@@ -1,0 +1,1 @@
+"""What is generated from the cards: README.md, BibTeX."""
