@@ -1,0 +1,38 @@
+"""Put the hub's modules and every discovered loss where configs find them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmseg.registry import HOOKS as MMSEG_HOOKS
+from mmseg.registry import METRICS as MMSEG_METRICS
+from mmseg.registry import MODELS as MMSEG_MODELS
+
+from segloss_hub import registry
+from segloss_hub.bench.metrics import BoundaryF1
+from segloss_hub.discovery import default_hub
+from segloss_hub.mmseg.hooks import TermWeightRamp
+from segloss_hub.mmseg.loss import HubLoss
+
+
+def register_all() -> None:
+    """Register under the hub's own scope and, for bare names, in MMSegmentation's registries.
+
+    A loss is registered as a function that builds it, so that naming one imports nothing.
+    """
+    for models in (registry.MODELS, MMSEG_MODELS):
+        models.register_module(module=HubLoss)
+        for name in default_hub().cards:
+            models.register_module(name=f"hub/{name}", module=_builder(name))
+    for hooks in (registry.HOOKS, MMSEG_HOOKS):
+        hooks.register_module(module=TermWeightRamp)
+    for metrics in (registry.METRICS, MMSEG_METRICS):
+        metrics.register_module(module=BoundaryF1)
+
+
+def _builder(name: str) -> Callable[..., HubLoss]:
+    def build(**config: Any) -> HubLoss:
+        return HubLoss(name=name, **config)
+
+    return build
