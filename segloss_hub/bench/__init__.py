@@ -1,0 +1,1 @@
+"""Comparing losses by training with them."""
