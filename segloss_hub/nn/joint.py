@@ -91,7 +91,7 @@ class _JointPass(torch.autograd.Function):
         with torch.autocast(logits.device.type, enabled=False):  # backward() may be called in it
             if torch.is_grad_enabled():  # somebody differentiates the gradient
                 return _differentiable_gradient(ctx, grads), None, None, None, None
-            p = ctx.p
+            p, ctx.p = ctx.p, None
             if p is None:  # a second backward pass: the first one overwrote it
                 _, p = _softmax(logits, labels, valid, ctx.wanted)
             return _closed_gradient(p, labels, valid, weight, grads), None, None, None, None

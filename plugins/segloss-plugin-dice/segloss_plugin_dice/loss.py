@@ -94,6 +94,7 @@ class DiceLoss(SegLoss):
             overlap = (weights * overlap).sum(1, keepdim=True)  # (N, C) -> (N, 1)
             total = (weights * total).sum(1, keepdim=True)
             present, nothing = present.any(1, keepdim=True), nothing.all(1, keepdim=True)
+            nothing |= total == 0  # the class weights may all be 0
             weights = torch.ones_like(total)
         score = (overlap + self.smooth_nr) / (total + self.smooth_dr + nothing)
         loss = torch.where(nothing, 0.0, 1 - score)

@@ -101,6 +101,7 @@ def test_elements_are_ratios(options: dict[str, Any], shape: tuple[int, int]) ->
 @pytest.mark.parametrize("volume_weight", ["square", "simple", "uniform"])
 def test_generalised_form_follows_its_formula(volume_weight: str) -> None:
     logits, labels = images()
+    logits[1, 3] -= 10  # hardly predicted, and absent: its volumes count as one pixel
     power = {"square": 2, "simple": 1, "uniform": 0}[volume_weight]
     overlap, total = sums(logits, labels)
     volumes = np.stack([(labels == c).sum((1, 2)).numpy() for c in range(4)], 1)
@@ -291,6 +292,14 @@ def test_gradient_stays_finite_without_smoothing(
     logits[:, 0] = size
     _, grad = with_gradient(logits, labels, activation=activation, **NO_SMOOTHING, **options)
     assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("options", [{}, {"joint": True}, {"variant": "generalised"}], ids=str)
+def test_classes_that_all_weigh_nothing_score_zero(options: dict[str, Any]) -> None:
+    logits, labels = images()
+    value, grad = with_gradient(logits, labels, class_weight=[0] * 4, **NO_SMOOTHING, **options)
+    assert value == 0
+    assert not grad.any()
 
 
 # The generalised form
