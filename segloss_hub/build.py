@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from segloss_hub.card import LossCard
-from segloss_hub.errors import PluginError, UnknownParameterError, did_you_mean
+from segloss_hub.errors import ExpressionError, PluginError, UnknownParameterError, did_you_mean
 from segloss_hub.expression import parse_expression
 from segloss_hub.nn import SegLoss, WeightedSum, parameters_of
 
@@ -21,10 +21,13 @@ def build_loss(
     """Build what an expression names; `common` goes to every term, `params[name]` to one."""
     terms = [(term.weight, hub.get_card(term.name)) for term in parse_expression(expression)]
     own = _params_by_card(hub, params, [card for _, card in terms])
-    if len(terms) == 1 and terms[0][0] == 1:
-        card = terms[0][1]
-        return implementation(card)(**{**common, **own.get(card.name, {})})
     classes = {card.name: implementation(card) for _, card in terms}
+    if len(classes) < len(terms):
+        names = ", ".join(card.name for _, card in terms)
+        raise ExpressionError(f"{expression!r} names a loss twice: {names}; give it one factor")
+    if len(terms) == 1 and terms[0][0] == 1:
+        ((name, cls),) = classes.items()
+        return cls(**{**common, **own.get(name, {})})
     _check_common(common, classes)
     losses = {name: cls(**{**common, **own.get(name, {})}) for name, cls in classes.items()}
     return WeightedSum(losses, {card.name: weight for weight, card in terms})
@@ -66,9 +69,14 @@ def _params_by_card(
 
 def _check_common(common: Mapping[str, Any], classes: Mapping[str, type[SegLoss]]) -> None:
     """A keyword must fit every term; one that fits some belongs into `params`."""
+    known = {key for cls in classes.values() for key in parameters_of(cls)}
     for key in common:
         takers = [name for name, cls in classes.items() if key in parameters_of(cls)]
-        if takers and len(takers) < len(classes):
+        if not takers:
+            raise UnknownParameterError(
+                f"no term has a parameter {key!r}. {did_you_mean(key, known)}"
+            )
+        if len(takers) < len(classes):
             raise UnknownParameterError(
                 f"{key!r} is a parameter of {', '.join(takers)} only: "
                 f"pass params={{{takers[0]!r}: {{{key!r}: ...}}}}"

@@ -52,5 +52,7 @@ def _term(part: str, expression: str) -> Term:
         raise ExpressionError(f"cannot read {part.strip()!r} in {expression!r}; {_EXAMPLE}")
     weight = float(match["before"] or match["after"] or 1)
     if not (math.isfinite(weight) and weight > 0):
-        raise ExpressionError(f"the factor of {match['name']!r} in {expression!r} must be above 0")
+        raise ExpressionError(
+            f"the factor of {match['name']!r} in {expression!r} must be positive and finite"
+        )
     return Term(weight, match["name"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import inf, nan
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -527,3 +528,33 @@ def test_a_checkpoint_fits_a_loss_with_other_settings(expression: str) -> None:
     expected = evaluate(plain, logits, target)
     plain.load_state_dict(loss.state_dict())
     assert_close(evaluate(plain, logits, target), expected)
+
+
+@every_loss
+@pytest.mark.parametrize(
+    "convert", [tuple, torch.tensor, np.array], ids=["tuple", "tensor", "array"]
+)
+def test_class_weights_may_be_any_sequence(
+    expression: str, convert: Callable[[list[float]], Any]
+) -> None:
+    _, logits, target, _ = sample(expression)
+    expected = create_loss(expression, class_weight=[1.0, 2.0, 4.0])(logits, target)
+    loss = create_loss(expression, class_weight=convert([1.0, 2.0, 4.0]))
+    assert_close(loss(logits, target), expected)
+
+
+def test_two_class_weights_of_one_channel_serve_every_term_of_a_sum() -> None:
+    _, logits, target, _ = sample("cross-entropy", "binary")
+    weights = [0.25, 0.75]
+    together = create_loss("cross-entropy + dice", class_weight=weights)(logits, target)
+    alone = create_loss("cross-entropy", class_weight=weights)(logits, target)
+    assert_close(together, alone + create_loss("dice")(logits, target))
+
+
+@every_loss
+def test_labels_of_one_channel_may_keep_their_channel_axis(expression: str) -> None:
+    loss, logits, target, _ = sample(expression, "binary")
+    for ignore_index in (0, 255):
+        expected = loss(logits, target.clamp(max=1), ignore_index=ignore_index)
+        value = loss(logits, target.clamp(max=1)[:, None], ignore_index=ignore_index)
+        assert_close(value, expected)

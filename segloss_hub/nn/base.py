@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
@@ -19,6 +19,11 @@ from segloss_hub.nn.parameters import checked, defaults_of
 
 Reduction = Literal["mean", "sum", "none"]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _as_list(value: object) -> object:
+    """A tensor or array as the list that it holds."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 class Common(TypedDict, total=False):
@@ -36,6 +41,7 @@ class Common(TypedDict, total=False):
     ]
     class_weight: Annotated[
         Sequence[Weight] | None,
+        BeforeValidator(_as_list),
         Field(default=None, description="one weight per class; none: all alike"),
     ]
     reduction: Annotated[
@@ -60,7 +66,8 @@ class SegLoss(nn.Module):
 
     logits: (N, C, *S) raw scores of any floating dtype, one to three spatial axes. C = 1 is binary
     through a sigmoid, C >= 2 a softmax; `activation="sigmoid"` with C >= 2 is multi-label.
-    target: (N, *S) integer labels, or (N, C, *S) with one value in [0, 1] per channel.
+    target: (N, *S) integer labels, or (N, C, *S) with one value in [0, 1] per channel, where an
+    `ignore_index` of 0 or 1 marks nothing.
     weight: (N, *S) non-negative, per pixel. extras: what `inputs` names.
 
     The value is float32 (float64 for float64 logits), under autocast too; the gradient has the
@@ -166,14 +173,20 @@ class SegLoss(nn.Module):
             return total / torch.where(count > 0, count, 1.0)
 
     def weights_of(self, classes: int, like: Tensor) -> Tensor:
-        """(classes,): the class weights, ones if none were given."""
-        if self.class_weight is None:
+        """(classes,): the class weights, ones if none were given.
+
+        One channel stands for two classes; a loss that scores it alone takes the second's weight.
+        """
+        weights = self.class_weight
+        if weights is None:
             return like.new_ones(classes)
-        if len(self.class_weight) != classes:
+        if classes == 1 and len(weights) == 2:
+            weights = weights[1:]
+        if len(weights) != classes:
             raise ValueError(
-                f"class_weight has {len(self.class_weight)} values, but there are {classes} classes"
+                f"class_weight has {len(weights)} values, but there are {classes} classes"
             )
-        return self.class_weight.to(like)
+        return weights.to(like)
 
     def extra_repr(self) -> str:
         own = inspect.signature(type(self).__init__).parameters
@@ -193,10 +206,9 @@ def reject_unknown_inputs(owner: str, given: Iterable[str], known: Iterable[str]
 
 def _checking_parameters(cls: type[SegLoss], init: Callable[..., None]) -> Callable[..., None]:
     """`init`, with its arguments validated against their annotations."""
-    names = list(inspect.signature(init).parameters)[1:]
 
     @functools.wraps(init)
-    def validated(self: SegLoss, *args: Any, **kwargs: Any) -> None:
-        init(self, **checked(cls, {**dict(zip(names, args)), **kwargs}))
+    def validated(self: SegLoss, **kwargs: Any) -> None:
+        init(self, **checked(cls, kwargs))
 
     return validated

@@ -76,8 +76,10 @@ class Batch:
 
     def _ingredient(self, name: Ingredient) -> Tensor:
         if name not in self._ready:
-            wanted = (self.wanted | {name}) - set(self._ready)
-            self._ready.update(joint_pass(self, wanted))
+            wanted = {name, *self.wanted} - set(self._ready)
+            if self.sigmoid or self.labels is None:  # there, likelihoods and sums share nothing
+                wanted = {"nll"} if name == "nll" else wanted - {"nll"}
+            self._ready.update(joint_pass(self, frozenset(wanted)))
         return self._ready[name]
 
     def _truth(self, squares: bool) -> Tensor:
@@ -108,6 +110,8 @@ def make_batch(
     if activation == "softmax" and channels == 1:
         raise ValueError("activation='softmax' needs two channels or more, the logits have 1")
     sigmoid = channels == 1 or activation == "sigmoid"
+    if channels == 1 and target.shape == logits.shape and not _is_float(target):
+        target = target.squeeze(1)  # (N, 1, *S) labels of one channel are (N, *S) labels
     flat = logits.flatten(2)
     flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
     labels = soft = None

@@ -31,7 +31,7 @@ def signed_distance(
     .. math:: \phi_c(x) = d(x, G_c) \;(x \notin G_c), \qquad
         -(d(x, \Omega \setminus G_c) - 1) \;(x \in G_c)
 
-    in pixels, or in the unit of `spacing` (one value per axis), so that the outermost pixels of an
+    in pixels, or in the unit of `spacing` (one value per axis); in pixels, the outermost of an
     object have 0. Pixels that are not `valid` get 0 and are neither object nor outside. float64 is
     exact; float32 on two axes may use OpenCV, exact to a few units in the last place.
     """

@@ -36,14 +36,8 @@ class RegionSums(NamedTuple):
         """The same sums over all images: (1, C)."""
         return RegionSums(*(table.sum(0, keepdim=True) for table in self))
 
-    def over_classes(self) -> RegionSums:
-        """The same sums over all channels: (N, 1)."""
-        return RegionSums(*(table.sum(1, keepdim=True) for table in self))
-
     def without_background(self) -> RegionSums:
-        """Channel 0 left out, unless it is the only one."""
-        if self.target.shape[1] == 1:
-            return self
+        """The same sums without channel 0."""
         return RegionSums(*(table[:, 1:] for table in self))
 
 
@@ -142,8 +136,11 @@ def _closed_gradient(
         from_intersection = _weighted(a.gather(1, labels) * _at(p, labels), weight)
         at_label += from_intersection
         shared -= from_intersection
-    if b is not None:
-        shared -= _weighted(torch.einsum("nc,ncp->np", b, p), weight)
+    if b is not None:  # class by class: a matrix product may round to TF32 on a GPU
+        from_predicted = torch.zeros_like(shared)
+        for b_c, p_c in zip(b.unbind(1), p.unbind(1)):
+            from_predicted.addcmul_(b_c[:, None], p_c)
+        shared -= _weighted(from_predicted, weight)
     if q is not None:
         for q_c, p_c in zip(q.unbind(1), p.unbind(1)):
             shared -= _weighted(2 * q_c[:, None] * p_c.square(), weight)
@@ -178,15 +175,17 @@ def _channel_pass(batch: Batch, wanted: frozenset[Ingredient]) -> dict[Ingredien
     ready: dict[Ingredient, Tensor] = {}
     if "nll" in wanted:
         ready["nll"] = _channel_nll(batch, logits, target).masked_fill(~_like(batch), 0.0)
-    if wanted - {"nll"}:
-        p = logits.sigmoid() if batch.sigmoid else logits.softmax(1)
-        p = p.masked_fill(~batch.valid[:, None], 0.0)
-        mass = p if batch.weight is None else p * batch.weight[:, None]
-        # Products and sums, not einsum: autocast would round a matrix product's gradient.
-        ready["intersection"] = (mass * target).sum(-1)
-        ready["predicted"] = mass.sum(-1)
-        ready["squares"] = (mass * p).sum(-1)
-    return {name: ready[name] for name in wanted}
+    if wanted <= {"nll"}:
+        return ready
+    p = logits.sigmoid() if batch.sigmoid else logits.softmax(1)
+    p = p.masked_fill(~batch.valid[:, None], 0.0)
+    mass = p if batch.weight is None else p * batch.weight[:, None]
+    # Products and sums, not einsum: autocast would round a matrix product's gradient.
+    factors: dict[Ingredient, Tensor | int] = {"intersection": target, "predicted": 1, "squares": p}
+    sums: dict[Ingredient, Tensor] = {
+        name: (mass * factors[name]).sum(-1) for name in wanted - {"nll"}
+    }
+    return ready | sums
 
 
 def _channel_nll(batch: Batch, logits: Tensor, target: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ def expected_cost(batch: Batch, cost: Tensor) -> Tensor:
     .. math:: v_i = \sum_c p_{ic} M_{ic}, \qquad
         \partial v_i / \partial z_{ik} = p_{ik} (M_{ik} - v_i)
 
-    `cost` is M of shape (N, C, P), any floating dtype; returns (N, P), 0 where ignored. With
+    `cost` is M of shape (N, C, P), floating and finite; returns (N, P), 0 where ignored. With
     sigmoids the channels are independent: the gradient is `p_ik (1 - p_ik) M_ik`.
     """
     value: Tensor = _ExpectedCost.apply(  # type: ignore[no-untyped-call]

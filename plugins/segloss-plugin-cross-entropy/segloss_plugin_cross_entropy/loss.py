@@ -26,7 +26,8 @@ class CrossEntropyLoss(SegLoss):
 
     One channel: binary cross-entropy of the sigmoid; `class_weight` then has two values, for label
     0 and 1. Several sigmoids: the mean over pixels and channels, `class_weight` weighs channels.
-    Probabilities as target: :math:`\ell_{n,t_n}` becomes :math:`\sum_c t_{nc} \ell_{n,c}`.
+    Probabilities as target: :math:`\ell_{n,t_n}` becomes :math:`\sum_c t_{nc} \ell_{n,c}`, and
+    :math:`w_{t_n}` becomes :math:`\sum_c t_{nc} w_c`, below too, where PyTorch counts pixels.
 
     Limit cases: `label_smoothing=0` and no weights is the plain mean; equal weights change
     nothing; two channels equal one channel on the difference of the logits.

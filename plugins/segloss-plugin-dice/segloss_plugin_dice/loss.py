@@ -26,13 +26,14 @@ class DiceLoss(SegLoss):
     \max(P_c + G_c, 1)`, with :math:`w_c = G_c^{-2}` (`volume_weight="square"`), :math:`G_c^{-1}`
     ("simple") or 1 ("uniform"); an absent class gets the largest weight of its image.
 
-    Defaults: sums per image and smoothing 1e-5 as in NiftyNet and MONAI; the V-Net paper squares
+    Defaults: sums per image and smoothing 1e-5 as in NiftyNet and MONAI, none in the generalised
+    form, whose weights a constant would outgrow in large images; the V-Net paper squares
     (`squared=True`) and does not smooth; nnU-Net and segmentation-models-pytorch sum over the batch
     (`batch=True`), MMSegmentation takes one squared ratio over all classes (`joint=True`).
     segmentation-models-pytorch adds its smoothing to the halved ratio: use twice its value here.
 
     Limit cases: a perfect prediction scores 0; a class that is absent and not predicted scores 0;
-    an image without a valid pixel scores 0.
+    an image without a valid pixel does not count in the mean.
 
     Paper: Milletari et al., V-Net, arXiv 1606.04797; generalised form: Sudre et al., Generalised
     Dice overlap as a deep learning loss function, arXiv 1707.03237. The layer published with V-Net
@@ -45,8 +46,14 @@ class DiceLoss(SegLoss):
         self,
         *,
         squared: Annotated[bool, Field(description="square p and g in the denominator")] = False,
-        smooth_nr: Annotated[float, Field(ge=0, description="added to the numerator")] = 1e-5,
-        smooth_dr: Annotated[float, Field(ge=0, description="added to the denominator")] = 1e-5,
+        smooth_nr: Annotated[
+            float | None,
+            Field(ge=0, description="added to the numerator; none: 1e-5, generalised 0"),
+        ] = None,
+        smooth_dr: Annotated[
+            float | None,
+            Field(ge=0, description="added to the denominator; none: 1e-5, generalised 0"),
+        ] = None,
         batch: Annotated[bool, Field(description="sum over the batch before the ratio")] = False,
         joint: Annotated[bool, Field(description="one ratio over all classes together")] = False,
         include_background: Annotated[bool, Field(description="score class 0")] = True,
@@ -65,8 +72,9 @@ class DiceLoss(SegLoss):
     ) -> None:
         super().__init__(**common)
         self.squared = squared
-        self.smooth_nr = smooth_nr
-        self.smooth_dr = smooth_dr
+        default = 0.0 if variant == "generalised" else 1e-5
+        self.smooth_nr = default if smooth_nr is None else smooth_nr
+        self.smooth_dr = default if smooth_dr is None else smooth_dr
         self.batch = batch
         self.joint = joint
         self.include_background = include_background
@@ -79,38 +87,37 @@ class DiceLoss(SegLoss):
 
     def elements(self, batch: Batch) -> Elements:
         sums = batch.region_sums(squares=self.squared)
-        weights = self.weights_of(batch.channels, batch.logits)
-        if not self.include_background and batch.channels > 1:
-            sums, weights = sums.without_background(), weights[1:]
         if self.batch:
             sums = sums.over_batch()
-        overlap, total = 2 * sums.intersection, sums.predicted + sums.target  # (N, C)
+        # An image without a valid pixel has nothing to score.
+        seen = (sums.predicted + sums.target).sum(1, keepdim=True) > 0  # (N, 1)
+        weights = self.weights_of(batch.channels, batch.logits) * seen  # (N, C)
+        if not self.include_background and batch.channels > 1:
+            sums, weights = sums.without_background(), weights[:, 1:]
+        overlap, total = 2 * sums.intersection, sums.predicted + sums.target
         present = sums.target > 0
-        nothing = total < 1e-30  # no pixel, or none predicted: the ratio's slope would overflow
+        nothing = total < 1e-30  # neither there nor predicted: the ratio's slope would overflow
         if self.variant == "generalised":
             weights = weights * self._volume_weights(sums.target)
             total = total.clamp(min=1)
         if self.joint or self.variant == "generalised":
             overlap = (weights * overlap).sum(1, keepdim=True)  # (N, C) -> (N, 1)
             total = (weights * total).sum(1, keepdim=True)
-            present, nothing = present.any(1, keepdim=True), nothing.all(1, keepdim=True)
-            nothing |= total == 0  # the class weights may all be 0
-            weights = torch.ones_like(total)
+            present = present.any(1, keepdim=True)
+            nothing = nothing.all(1, keepdim=True) | (total == 0)  # class weights may be 0
+            weights = seen.to(total.dtype)
         score = (overlap + self.smooth_nr) / (total + self.smooth_dr + nothing)
-        loss = torch.where(nothing, 0.0, 1 - score)
-        return self._weighted(loss, present, weights.expand_as(loss))
-
-    def _weighted(self, loss: Tensor, present: Tensor, weights: Tensor) -> Elements:
+        loss = torch.where(nothing, 0.0, 1 - score) * weights
         if self.absent_class == "keep":
-            return Elements(loss * weights, weights)
-        counted = loss * present * weights
-        return Elements(counted, weights * present if self.absent_class == "skip" else weights)
+            return Elements(loss, weights)
+        return Elements(
+            loss * present, weights * present if self.absent_class == "skip" else weights
+        )
 
     def _volume_weights(self, volume: Tensor) -> Tensor:
-        """(N, C): inverse powers of the volumes; the smallest class has 1, and so do absent ones.
-
-        Only their ratios matter; relative to each other they leave the smoothing small beside them.
-        """
+        """(N, C): inverse powers of the volumes; absent classes get the largest of their image."""
         power = {"square": 2, "simple": 1, "uniform": 0}[self.volume_weight]
-        smallest = torch.where(volume > 0, volume, torch.inf).amin(1, keepdim=True)
-        return torch.where(volume > 0, (smallest / volume) ** power, 1.0)
+        inverse = torch.where(volume > 0, volume.clamp(min=1e-12) ** -power, 0.0)
+        largest = inverse.amax(1, keepdim=True)
+        largest = torch.where(largest > 0, largest, 1.0)
+        return torch.where(volume > 0, inverse, largest)

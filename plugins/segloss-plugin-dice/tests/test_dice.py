@@ -209,6 +209,8 @@ def test_image_without_a_valid_pixel_scores_zero() -> None:
         elements = loss_of(logits, labels, reduction="none", **options)
         assert not elements[0].any()
         assert elements[1].all()
+        rest = loss_of(logits[1:], labels[1:], **options)
+        assert_close(loss_of(logits, labels, **options), rest)  # it does not count in the mean
 
 
 def test_sums_over_the_batch_keep_a_gradient_for_an_empty_image() -> None:
