@@ -154,7 +154,7 @@ def _integer_labels(
     labels = target.flatten(1).long()
     valid = labels != ignore_index
     labels = labels.masked_fill(~valid, 0)
-    if check and labels.numel() and (labels.amin() < 0 or labels.amax() >= classes):
+    if check and labels.numel() and not 0 <= labels.min() <= labels.max() < classes:
         wrong = labels[(labels < 0) | (labels >= classes)].unique()[:5]
         raise ValueError(
             f"target has labels outside 0..{classes - 1}: {', '.join(map(str, wrong.tolist()))}. "

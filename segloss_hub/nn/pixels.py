@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segloss_hub.nn.batch import Batch
+from segloss_hub.nn.joint import clear_ignored
 
 
 def expected_cost(batch: Batch, cost: Tensor) -> Tensor:
@@ -61,4 +62,4 @@ class _ExpectedCost(torch.autograd.Function):
 
 def _probabilities(logits: Tensor, valid: Tensor, sigmoid: bool) -> Tensor:
     p = torch.sigmoid(logits) if sigmoid else torch.softmax(logits, 1)
-    return p.masked_fill_(~valid[:, None], 0.0)
+    return clear_ignored(p, valid)
