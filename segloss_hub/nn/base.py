@@ -14,6 +14,7 @@ from typing_extensions import TypedDict, Unpack
 
 from segloss_hub.errors import UnknownParameterError, did_you_mean
 from segloss_hub.nn.batch import Activation, Batch, make_batch
+from segloss_hub.nn.distributed import summed_over_ranks
 from segloss_hub.nn.joint import Ingredient
 from segloss_hub.nn.parameters import checked, defaults_of
 
@@ -46,6 +47,12 @@ class Common(TypedDict, total=False):
     ]
     reduction: Annotated[
         Reduction, Field(default="mean", description="mean, sum, or none for every element")
+    ]
+    low_memory: Annotated[
+        bool, Field(default=False, description="keep no softmax: less memory, more time")
+    ]
+    sync_stats: Annotated[
+        bool, Field(default=False, description="score the joined batch of a distributed run")
     ]
 
 
@@ -102,6 +109,8 @@ class SegLoss(nn.Module):
         self.ignore_index: int = options["ignore_index"]
         self.activation: Activation = options["activation"]
         self.reduction: Reduction = options["reduction"]
+        self.low_memory: bool = options["low_memory"]
+        self.sync_stats: bool = options["sync_stats"]
         # A buffer moves with the module; it is configuration, so no part of a checkpoint.
         tensor = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.register_buffer("class_weight", tensor, persistent=False)
@@ -150,8 +159,15 @@ class SegLoss(nn.Module):
                 extras,
                 ignore_index=self.ignore_index if ignore_index is None else ignore_index,
                 activation=self.activation,
+                low_memory=self.low_memory,
+                sync_stats=self.sync_stats,
                 check_values=check,
             )
+
+    @property
+    def view(self) -> tuple[object, ...]:
+        """What a batch of this loss is prepared by; losses of one view may share one."""
+        return self.ignore_index, self.activation, self.low_memory, self.sync_stats
 
     def reduced(self, batch: Batch, reduction: Reduction | None = None) -> Tensor:
         """The loss of a checked batch."""
@@ -166,11 +182,10 @@ class SegLoss(nn.Module):
             values, mass, per_pixel = self.elements(batch)
             if how == "none":
                 return batch.spatial(values) if per_pixel else values
-            total = values.sum()
-            if how == "sum":
-                return total
-            count = mass.sum().to(total.dtype)
-            return total / torch.where(count > 0, count, 1.0)
+            total, count = values.sum(), mass.sum().to(values.dtype)
+            if self.sync_stats:
+                total, count = summed_over_ranks(torch.stack([total, count]))
+            return total if how == "sum" else total / torch.where(count > 0, count, 1.0)
 
     def weights_of(self, classes: int, like: Tensor) -> Tensor:
         """(classes,): the class weights, ones if none were given.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from segloss_hub.nn.joint import Ingredient, RegionSums, class_sums, joint_pass
+from segloss_hub.nn.joint import Ingredient, RegionSums, joint_pass
 
 Activation = Literal["auto", "softmax", "sigmoid"]
 
@@ -22,12 +23,14 @@ class Batch:
     """
 
     logits: Tensor  # (N, C, P), float32 or float64
-    labels: Tensor | None  # (N, P) int64, 0 where ignored; None for a soft target
+    target: Tensor | None  # (N, P) int64 labels as given; None for a soft target
     soft: Tensor | None  # (N, C, P) probabilities; None for integer labels
     valid: Tensor  # (N, P) bool, False where ignored
     weight: Tensor | None  # (N, P) pixel weights, 0 where ignored; None if not given
     sigmoid: bool
     shape: torch.Size  # *S
+    low_memory: bool = False
+    sync_stats: bool = False
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     wanted: frozenset[Ingredient] = frozenset()  # computed together, in one pass
     _ready: dict[Ingredient, Tensor] = field(default_factory=dict)
@@ -36,6 +39,13 @@ class Batch:
     def channels(self) -> int:
         """C, the number of channels of the logits."""
         return self.logits.shape[1]
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """(N, P) int64, 0 where ignored. Raises `ValueError` for a soft target."""
+        if self.target is None:
+            raise ValueError("this loss takes integer labels of shape (N, *S), no probabilities")
+        return self.target.masked_fill(~self.valid, 0)
 
     @property
     def pixel_weight(self) -> Tensor:
@@ -47,7 +57,6 @@ class Batch:
         """(N, C, P) target of sigmoid and soft-label losses, in the logits' dtype."""
         if self.soft is not None:
             return self.soft
-        assert self.labels is not None
         if self.channels == 1:
             return self.labels[:, None].to(self.logits.dtype)
         classes = torch.arange(self.channels, device=self.labels.device)[:, None]
@@ -63,12 +72,18 @@ class Batch:
         """(N, P): negative log-likelihood of the true class under the softmax, 0 where ignored."""
         return self._ingredient("nll")
 
-    def region_sums(self, *, squares: bool = False) -> RegionSums:
-        """Per image and channel: sums over the pixels of p*t, p and t (p^2 and t^2: `squares`)."""
-        predicted: Ingredient = "squares" if squares else "predicted"
-        return RegionSums(
-            self._ingredient("intersection"), self._ingredient(predicted), self._truth(squares)
+    def region_sums(self, *, squares: bool = False, over_batch: bool = False) -> RegionSums:
+        """Sums over the pixels of p*t, p and t, with `squares` of p*t, p^2 and t^2.
+
+        Per image and channel (N, C), or `over_batch` per channel (1, C), over all ranks of a
+        distributed run if `sync_stats` is on.
+        """
+        sums = RegionSums(
+            self._ingredient("intersection"),
+            self._ingredient("squares" if squares else "predicted"),
+            self._truth(squares),
         )
+        return sums.over_batch(sync=self.sync_stats) if over_batch else sums
 
     def spatial(self, values: Tensor) -> Tensor:
         """(..., P) -> (..., *S)."""
@@ -77,18 +92,18 @@ class Batch:
     def _ingredient(self, name: Ingredient) -> Tensor:
         if name not in self._ready:
             wanted = {name, *self.wanted} - set(self._ready)
-            if self.sigmoid or self.labels is None:  # there, likelihoods and sums share nothing
-                wanted = {"nll"} if name == "nll" else wanted - {"nll"}
+            if self.sigmoid or self.target is None:  # there, likelihoods and sums share nothing
+                wanted = {"nll"} if name == "nll" else wanted - {"nll", "target"}
             self._ready.update(joint_pass(self, frozenset(wanted)))
         return self._ready[name]
 
     def _truth(self, squares: bool) -> Tensor:
         """(N, C): sum over the pixels of t, or of t^2."""
-        if self.labels is None or self.sigmoid:
-            truth = self.channel_target.masked_fill(~self.valid[:, None], 0.0)
-            truth = truth.square() if squares else truth
-            return (truth if self.weight is None else truth * self.weight[:, None]).sum(-1)
-        return class_sums(self.pixel_weight, self.labels, self.channels)
+        if self.target is not None and not self.sigmoid:
+            return self._ingredient("target")
+        target = self.channel_target
+        target = target.square() if squares else target
+        return (target * self.pixel_weight[:, None]).sum(-1)
 
 
 def make_batch(
@@ -99,6 +114,8 @@ def make_batch(
     *,
     ignore_index: int,
     activation: Activation,
+    low_memory: bool = False,
+    sync_stats: bool = False,
     check_values: bool,
 ) -> Batch:
     """Check the inputs of a loss and lay them out flat.
@@ -122,12 +139,14 @@ def make_batch(
         soft = soft.to(flat.dtype)
     return Batch(
         logits=flat,
-        labels=labels,
+        target=labels,
         soft=soft,
         valid=valid,
         weight=_flat_weight(weight, logits, valid, flat.dtype, check_values),
         sigmoid=sigmoid,
         shape=spatial,
+        low_memory=low_memory,
+        sync_stats=sync_stats,
         extras=extras,
     )
 
@@ -145,7 +164,7 @@ def _check_logits(logits: Tensor) -> None:
 def _integer_labels(
     target: Tensor, classes: int, ignore_index: int, check: bool
 ) -> tuple[Tensor, Tensor]:
-    """(N, *S) -> labels (N, P) with 0 where ignored, valid (N, P)."""
+    """(N, *S) -> labels (N, P), valid (N, P)."""
     if _is_float(target):
         raise ValueError(
             f"a target of shape (N, *S) holds integer labels, got {target.dtype}: pass "
@@ -153,9 +172,9 @@ def _integer_labels(
         )
     labels = target.flatten(1).long()
     valid = labels != ignore_index
-    labels = labels.masked_fill(~valid, 0)
-    if check and labels.numel() and not 0 <= labels.min() <= labels.max() < classes:
-        wrong = labels[(labels < 0) | (labels >= classes)].unique()[:5]
+    known = labels.masked_fill(~valid, 0) if check and labels.numel() else None
+    if known is not None and not 0 <= known.min() <= known.max() < classes:
+        wrong = known[(known < 0) | (known >= classes)].unique()[:5]
         raise ValueError(
             f"target has labels outside 0..{classes - 1}: {', '.join(map(str, wrong.tolist()))}. "
             f"Correct them, or pass ignore_index (now {ignore_index}) if they mark pixels to ignore"

@@ -41,15 +41,13 @@ class WeightedSum(nn.Module):
         **extras: Tensor,
     ) -> Tensor:
         reject_unknown_inputs(" + ".join(self.weights), extras, self.inputs)
-        batches: dict[tuple[int, str], Batch] = {}  # terms that see the same pixels share a pass
+        batches: dict[object, Batch] = {}  # terms that see the same pixels share a pass
         for loss in self.losses():
-            key = (loss.ignore_index, loss.activation)
-            if key not in batches:
-                batches[key] = loss.prepare(logits, target, weight, ignore_index, extras)
-            batches[key].wanted |= loss.ingredients()
+            if loss.view not in batches:
+                batches[loss.view] = loss.prepare(logits, target, weight, ignore_index, extras)
+            batches[loss.view].wanted |= loss.ingredients()
         values = [
-            self.weights[name]
-            * loss.reduced(batches[loss.ignore_index, loss.activation], reduction)
+            self.weights[name] * loss.reduced(batches[loss.view], reduction)
             for name, loss in zip(self.weights, self.losses())
         ]
         if len({value.shape for value in values}) > 1:

@@ -6,48 +6,60 @@ sum, Q for the sum of squares, g for the likelihood term) the gradient to the lo
 
     dL/dz_j = p_j (B_j + 2 Q_j p_j + [j = t] A_j - s + g) - [j = t] g,   s = sum_k p_k (...)_k
 
-so the forward pass keeps one softmax and the backward pass overwrites it with the gradient. There
-is no one-hot tensor, and nothing else of the logits' size.
+The fast mode keeps one softmax and overwrites it with the gradient. The low-memory mode works in
+blocks of pixels, keeps nothing and evaluates the softmax again on the way back. In neither there is
+a one-hot tensor, or anything else of the logits' size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segloss_hub.nn.distributed import summed_over_ranks
+
 if TYPE_CHECKING:
     from segloss_hub.nn.batch import Batch
 
-Ingredient = Literal["nll", "intersection", "predicted", "squares"]
-ORDER: tuple[Ingredient, ...] = ("nll", "intersection", "predicted", "squares")
+Ingredient = Literal["nll", "intersection", "predicted", "squares", "target"]
+ORDER: tuple[Ingredient, ...] = ("nll", "intersection", "predicted", "squares", "target")
+Wanted = frozenset[Ingredient]
+BLOCK = 2**18  # logits per block: they stay in a core's cache
 
 
 class RegionSums(NamedTuple):
-    """Sums over the pixels, per image and channel (N, C), or per channel (1, C)."""
+    """Sums over the pixels, per image and channel (N, C), or over the batch (1, C)."""
 
     intersection: Tensor  # sum of p*t
     predicted: Tensor  # sum of p, or of p^2
     target: Tensor  # sum of t, or of t^2
 
-    def over_batch(self) -> RegionSums:
-        """The same sums over all images: (1, C)."""
-        return RegionSums(*(table.sum(0, keepdim=True) for table in self))
+    def over_batch(self, *, sync: bool) -> RegionSums:
+        """The same sums over all images, with `sync` over those of all ranks: (1, C)."""
+        tables = torch.stack(self).sum(1, keepdim=True)  # (3, N, C) -> (3, 1, C)
+        return RegionSums(*(summed_over_ranks(tables) if sync else tables))
 
     def without_background(self) -> RegionSums:
         """The same sums without channel 0."""
         return RegionSums(*(table[:, 1:] for table in self))
 
 
-def joint_pass(batch: Batch, wanted: frozenset[Ingredient]) -> dict[Ingredient, Tensor]:
+def joint_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     """The wanted ingredients of a batch, from one evaluation of its softmax or sigmoid."""
-    if batch.labels is None or batch.sigmoid:
+    if batch.target is None or batch.sigmoid:
         return _channel_pass(batch, wanted)
-    values = _JointPass.apply(  # type: ignore[no-untyped-call]
-        batch.logits, batch.labels, batch.valid, batch.weight, wanted
-    )
+    if batch.low_memory:
+        values = _BlockPass.apply(  # type: ignore[no-untyped-call]
+            batch.logits, batch.target, batch.valid, batch.weight, wanted
+        )
+    else:
+        values = _JointPass.apply(  # type: ignore[no-untyped-call]
+            batch.logits, batch.labels, batch.valid, batch.weight, wanted
+        )
     return {name: value for name, value in zip(ORDER, values) if value is not None}
 
 
@@ -71,7 +83,7 @@ def clear_ignored(p: Tensor, valid: Tensor) -> Tensor:
 
 
 class _JointPass(torch.autograd.Function):
-    """Softmax with integer labels."""
+    """Softmax with integer labels: the fast mode."""
 
     @staticmethod
     def forward(
@@ -80,14 +92,16 @@ class _JointPass(torch.autograd.Function):
         labels: Tensor,
         valid: Tensor,
         weight: Tensor | None,
-        wanted: frozenset[Ingredient],
+        wanted: Wanted,
     ) -> tuple[Tensor | None, ...]:
         ctx.save_for_backward(logits, labels, valid, weight)
         ctx.wanted = wanted
         ctx.set_materialize_grads(False)
         nll, p = _softmax(logits, labels, valid, wanted)
         ctx.p = p if ctx.needs_input_grad[0] else None
-        return nll, *_sums(p, labels, weight, wanted)
+        tables = _sums(p, labels, valid, weight, wanted)
+        ctx.mark_non_differentiable(*(tables[-1:] if "target" in wanted else ()))
+        return nll, *tables
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -101,8 +115,66 @@ class _JointPass(torch.autograd.Function):
             return _closed_gradient(p, labels, valid, weight, grads), None, None, None, None
 
 
+class _BlockPass(torch.autograd.Function):
+    """The same in blocks of pixels: the low-memory mode. `target` may hold ignored labels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        valid: Tensor,
+        weight: Tensor | None,
+        wanted: Wanted,
+    ) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(logits, target, valid, weight)
+        ctx.wanted = wanted
+        ctx.set_materialize_grads(False)
+        nll = torch.empty_like(target, dtype=logits.dtype) if "nll" in wanted else None
+        tables = [
+            logits.new_zeros(logits.shape[:2]) if name in wanted else None for name in ORDER[1:]
+        ]
+        for at in _blocks(logits):
+            labels = target[:, at].masked_fill(~valid[:, at], 0)
+            some, p = _softmax(logits[:, :, at], labels, valid[:, at], wanted)
+            if nll is not None and some is not None:
+                nll[:, at] = some
+            sums = _sums(p, labels, valid[:, at], _part(weight, at), wanted)
+            for table, more in zip(tables, sums):
+                if table is not None and more is not None:
+                    table += more
+        ctx.mark_non_differentiable(*(tables[-1:] if "target" in wanted else ()))
+        return nll, *tables
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        logits, target, valid, weight = ctx.saved_tensors
+        with torch.autocast(logits.device.type, enabled=False):
+            if torch.is_grad_enabled():
+                return _differentiable_gradient(ctx, grads), None, None, None, None
+            gradient = torch.empty_like(logits)
+            for at in _blocks(logits):
+                labels = target[:, at].masked_fill(~valid[:, at], 0)
+                _, p = _softmax(logits[:, :, at], labels, valid[:, at], ctx.wanted)
+                some = (_part(grads[0], at), *grads[1:])
+                gradient[:, :, at] = _closed_gradient(
+                    p, labels, valid[:, at], _part(weight, at), some
+                )
+            return gradient, None, None, None, None
+
+
+def _blocks(logits: Tensor) -> Iterator[slice]:
+    images, channels, pixels = logits.shape
+    size = max(1, BLOCK // max(1, images * channels))
+    return (slice(start, start + size) for start in range(0, pixels, size))
+
+
+def _part(values: Tensor | None, at: slice) -> Tensor | None:
+    return None if values is None else values[:, at]
+
+
 def _softmax(
-    logits: Tensor, labels: Tensor, valid: Tensor, wanted: frozenset[Ingredient]
+    logits: Tensor, labels: Tensor, valid: Tensor, wanted: Wanted
 ) -> tuple[Tensor | None, Tensor]:
     """The likelihood term if it is wanted, and the softmax, 0 where ignored."""
     nll = None
@@ -116,11 +188,12 @@ def _softmax(
 
 
 def _sums(
-    p: Tensor, labels: Tensor, weight: Tensor | None, wanted: frozenset[Ingredient]
+    p: Tensor, labels: Tensor, valid: Tensor, weight: Tensor | None, wanted: Wanted
 ) -> tuple[Tensor | None, ...]:
-    intersection = predicted = squares = None
+    intersection = predicted = squares = target = None
+    channels = p.shape[1]
     if "intersection" in wanted:
-        intersection = class_sums(_weighted(_at(p, labels), weight), labels, p.shape[1])
+        intersection = class_sums(_weighted(_at(p, labels), weight), labels, channels)
     # Class by class: no second tensor of the logits' size, and more exact than a matrix product.
     if "predicted" in wanted and weight is None:
         predicted = p.sum(-1)
@@ -128,7 +201,10 @@ def _sums(
         predicted = torch.stack([_weighted(p_c, weight).sum(-1) for p_c in p.unbind(1)], 1)
     if "squares" in wanted:
         squares = torch.stack([_weighted(p_c.square(), weight).sum(-1) for p_c in p.unbind(1)], 1)
-    return intersection, predicted, squares
+    if "target" in wanted:
+        each = valid.to(p.dtype) if weight is None else weight
+        target = class_sums(each, labels, channels)
+    return intersection, predicted, squares, target
 
 
 def _closed_gradient(
@@ -139,7 +215,7 @@ def _closed_gradient(
     grads: tuple[Tensor | None, ...],
 ) -> Tensor:
     """Turn the softmax `p` into the gradient to the logits, in place."""
-    g, a, b, q = grads
+    g, a, b, q, _ = grads
     shared = torch.zeros_like(p[:, 0]) if g is None else g.masked_fill(~valid, 0.0)  # (N, P): g - s
     at_label = -shared
     if a is not None:
@@ -166,11 +242,12 @@ def _closed_gradient(
 
 def _differentiable_gradient(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tensor:
     """The same gradient by plain operations, for second derivatives."""
-    logits, labels, valid, weight = ctx.saved_tensors
+    logits, target, valid, weight = ctx.saved_tensors
+    labels = target.masked_fill(~valid, 0)
     log_p = torch.log_softmax(logits.masked_fill(~valid[:, None], 0.0), 1)
     p = log_p.exp().masked_fill(~valid[:, None], 0.0)
     nll = -_at(log_p, labels).masked_fill(~valid, 0.0)
-    outputs = nll, *_sums(p, labels, weight, ctx.wanted)
+    outputs = nll, *_sums(p, labels, valid, weight, ctx.wanted)
     pairs = [
         (out, grad) for out, grad in zip(outputs, grads) if out is not None and grad is not None
     ]
@@ -179,7 +256,7 @@ def _differentiable_gradient(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tens
     return cast(Tensor, gradient)
 
 
-def _channel_pass(batch: Batch, wanted: frozenset[Ingredient]) -> dict[Ingredient, Tensor]:
+def _channel_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     """Sigmoids, and softmax with soft labels."""
     logits, target = batch.clean_logits, batch.channel_target
     ready: dict[Ingredient, Tensor] = {}
@@ -188,8 +265,7 @@ def _channel_pass(batch: Batch, wanted: frozenset[Ingredient]) -> dict[Ingredien
     if wanted <= {"nll"}:
         return ready
     p = logits.sigmoid() if batch.sigmoid else logits.softmax(1)
-    p = p.masked_fill(~batch.valid[:, None], 0.0)
-    mass = p if batch.weight is None else p * batch.weight[:, None]
+    mass = p * batch.pixel_weight[:, None]
     # Products and sums, not einsum: autocast would round a matrix product's gradient.
     factors: dict[Ingredient, Tensor | int] = {"intersection": target, "predicted": 1, "squares": p}
     sums: dict[Ingredient, Tensor] = {

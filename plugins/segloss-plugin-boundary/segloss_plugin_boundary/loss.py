@@ -98,7 +98,6 @@ class BoundaryLoss(SegLoss):
             maps = self._signed(batch, masks, seen, 2)[:, 1]
             maps = maps.unflatten(0, (-1, batch.channels))
         else:
-            assert batch.labels is not None
             maps = self._signed(batch, batch.spatial(batch.labels), valid, batch.channels)
         return maps.trunc() if self.compat == "official" else maps
 

@@ -70,7 +70,7 @@ class CrossEntropyLoss(SegLoss):
             values, mass = self._sigmoid_terms(batch)
         elif self.pos_weight is not None:
             raise ValueError("pos_weight is for sigmoids; weigh the classes with class_weight")
-        elif batch.labels is None or self.label_smoothing:
+        elif batch.target is None or self.label_smoothing:
             values, mass = self._spread_terms(batch)
         else:
             mass = self.weights_of(batch.channels, batch.logits)[batch.labels]
@@ -83,7 +83,7 @@ class CrossEntropyLoss(SegLoss):
         """Values and mass, both (N, P), for soft or smoothed labels."""
         class_weight = self.weights_of(batch.channels, batch.logits)
         nll = -batch.clean_logits.log_softmax(1) * class_weight[:, None]  # (N, C, P)
-        if batch.labels is not None:
+        if batch.target is not None:
             true, mass = nll.gather(1, batch.labels[:, None])[:, 0], class_weight[batch.labels]
         else:
             true = (nll * batch.channel_target).sum(1)

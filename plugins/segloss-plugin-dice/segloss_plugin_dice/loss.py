@@ -83,12 +83,10 @@ class DiceLoss(SegLoss):
         self.volume_weight = volume_weight
 
     def ingredients(self) -> frozenset[Ingredient]:
-        return frozenset({"intersection", "squares" if self.squared else "predicted"})
+        return frozenset({"intersection", "squares" if self.squared else "predicted", "target"})
 
     def elements(self, batch: Batch) -> Elements:
-        sums = batch.region_sums(squares=self.squared)
-        if self.batch:
-            sums = sums.over_batch()
+        sums = batch.region_sums(squares=self.squared, over_batch=self.batch)
         # An image without a valid pixel has nothing to score.
         seen = (sums.predicted + sums.target).sum(1, keepdim=True) > 0  # (N, 1)
         weights = self.weights_of(batch.channels, batch.logits) * seen  # (N, C)
