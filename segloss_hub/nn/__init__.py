@@ -5,8 +5,9 @@ from segloss_hub.nn.batch import Batch
 from segloss_hub.nn.compose import WeightedSum
 from segloss_hub.nn.distance import nearest_distance, signed_distance
 from segloss_hub.nn.joint import Ingredient, RegionSums
+from segloss_hub.nn.links import focal_link, power_link
 from segloss_hub.nn.parameters import Parameter, parameters_of
-from segloss_hub.nn.pixels import expected_cost
+from segloss_hub.nn.pixels import TrueClass, expected_cost, spread_nll, true_class
 
 __all__ = [
     "Batch",
@@ -17,9 +18,14 @@ __all__ = [
     "Reduction",
     "RegionSums",
     "SegLoss",
+    "TrueClass",
     "WeightedSum",
     "expected_cost",
+    "focal_link",
     "nearest_distance",
     "parameters_of",
+    "power_link",
     "signed_distance",
+    "spread_nll",
+    "true_class",
 ]

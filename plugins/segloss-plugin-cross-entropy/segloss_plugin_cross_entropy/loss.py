@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segloss_hub.nn import Batch, Common, Elements, Ingredient, SegLoss
+from segloss_hub.nn import Batch, Common, Elements, Ingredient, SegLoss, spread_nll
 
 
 class CrossEntropyLoss(SegLoss):
@@ -71,24 +71,14 @@ class CrossEntropyLoss(SegLoss):
         elif self.pos_weight is not None:
             raise ValueError("pos_weight is for sigmoids; weigh the classes with class_weight")
         elif batch.target is None or self.label_smoothing:
-            values, mass = self._spread_terms(batch)
+            class_weight = self.weights_of(batch.channels, batch.logits)
+            values, mass = spread_nll(batch, self.label_smoothing, class_weight)
         else:
             mass = self.weights_of(batch.channels, batch.logits)[batch.labels]
             values = batch.nll * mass
         weight = batch.pixel_weight[:, None] if values.ndim == 3 else batch.pixel_weight
         mass = torch.ones_like(values) if self.normalizer == "all" else mass * weight
         return Elements(values * weight, mass, per_pixel=True)
-
-    def _spread_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Values and mass, both (N, P), for soft or smoothed labels."""
-        class_weight = self.weights_of(batch.channels, batch.logits)
-        nll = -batch.clean_logits.log_softmax(1) * class_weight[:, None]  # (N, C, P)
-        if batch.target is not None:
-            true, mass = nll.gather(1, batch.labels[:, None])[:, 0], class_weight[batch.labels]
-        else:
-            true = (nll * batch.channel_target).sum(1)
-            mass = torch.einsum("ncp,c->np", batch.channel_target, class_weight)
-        return (1 - self.label_smoothing) * true + self.label_smoothing * nll.mean(1), mass
 
     def _sigmoid_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Values and mass, (N, P) for one channel, (N, C, P) for several."""
