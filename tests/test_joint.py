@@ -82,7 +82,7 @@ def gradient(
 
 @weighted_or_not
 @pytest.mark.parametrize(
-    ("channels", "activation"), [(4, "softmax"), (4, "sigmoid"), (1, "sigmoid")]
+    ("channels", "activation"), [(4, "softmax"), (2, "softmax"), (4, "sigmoid"), (1, "sigmoid")]
 )
 @pytest.mark.parametrize("names", SUBSETS, ids="+".join)
 def test_ingredients_have_value_and_gradient_of_their_definition(
@@ -98,7 +98,7 @@ def test_ingredients_have_value_and_gradient_of_their_definition(
 
 
 @weighted_or_not
-@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("channels", [1, 2, 4])
 @pytest.mark.parametrize("activation", ["auto", "sigmoid"])
 def test_region_sums_count_the_truth(channels: int, activation: Activation, weighted: bool) -> None:
     inputs = Inputs(channels, activation)
@@ -116,10 +116,11 @@ def test_a_likelihood_may_be_summed_as_it_is() -> None:
     assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4])
 @pytest.mark.parametrize("names", [NAMES, ("intersection", "squares"), ("nll", "predicted")])
-def test_ingredients_have_second_derivatives(names: tuple[Ingredient, ...]) -> None:
-    inputs = Inputs()
-    factors = {name: inputs.normal(2, 9 if name == "nll" else 4) for name in names}
+def test_ingredients_have_second_derivatives(names: tuple[Ingredient, ...], channels: int) -> None:
+    inputs = Inputs(channels)
+    factors = {name: inputs.normal(2, 9 if name == "nll" else channels) for name in names}
 
     def total(logits: Tensor) -> Tensor:
         values = joint_pass(inputs.batch(logits, weighted=True), frozenset(names))

@@ -4,7 +4,7 @@ from segloss_hub.nn.base import Common, Elements, Reduction, SegLoss
 from segloss_hub.nn.batch import Batch
 from segloss_hub.nn.compose import WeightedSum
 from segloss_hub.nn.distance import nearest_distance, signed_distance
-from segloss_hub.nn.joint import Ingredient, RegionSums
+from segloss_hub.nn.ingredients import Ingredient, RegionSums
 from segloss_hub.nn.links import focal_link, power_link
 from segloss_hub.nn.parameters import Parameter, parameters_of
 from segloss_hub.nn.pixels import TrueClass, expected_cost, spread_nll, true_class

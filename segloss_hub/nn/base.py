@@ -15,7 +15,7 @@ from typing_extensions import TypedDict, Unpack
 from segloss_hub.errors import UnknownParameterError, did_you_mean
 from segloss_hub.nn.batch import Activation, Batch, make_batch
 from segloss_hub.nn.distributed import summed_over_ranks
-from segloss_hub.nn.joint import Ingredient
+from segloss_hub.nn.ingredients import Ingredient
 from segloss_hub.nn.parameters import checked, defaults_of
 
 Reduction = Literal["mean", "sum", "none"]

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segloss_hub.nn.joint import Ingredient, RegionSums, joint_pass
+from segloss_hub.nn.ingredients import Ingredient, RegionSums
+from segloss_hub.nn.joint import joint_pass
 
 Activation = Literal["auto", "softmax", "sigmoid"]
 
@@ -39,6 +40,11 @@ class Batch:
     def channels(self) -> int:
         """C, the number of channels of the logits."""
         return self.logits.shape[1]
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether all ingredients come from one pass: integer labels, each pixel of one class."""
+        return self.target is not None and (self.channels == 1 or not self.sigmoid)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -92,14 +98,14 @@ class Batch:
     def _ingredient(self, name: Ingredient) -> Tensor:
         if name not in self._ready:
             wanted = {name, *self.wanted} - set(self._ready)
-            if self.sigmoid or self.target is None:  # there, likelihoods and sums share nothing
+            if not self.one_pass:  # there, likelihoods and sums share nothing
                 wanted = {"nll"} if name == "nll" else wanted - {"nll", "target"}
             self._ready.update(joint_pass(self, frozenset(wanted)))
         return self._ready[name]
 
     def _truth(self, squares: bool) -> Tensor:
         """(N, C): sum over the pixels of t, or of t^2."""
-        if self.target is not None and not self.sigmoid:
+        if self.one_pass:
             return self._ingredient("target")
         target = self.channel_target
         target = target.square() if squares else target
@@ -172,9 +178,11 @@ def _integer_labels(
         )
     labels = target.flatten(1).long()
     valid = labels != ignore_index
-    known = labels.masked_fill(~valid, 0) if check and labels.numel() else None
-    if known is not None and not 0 <= known.min() <= known.max() < classes:
-        wrong = known[(known < 0) | (known >= classes)].unique()[:5]
+    if check and labels.numel() and not 0 <= labels.min() <= labels.max() < classes:
+        wrong = labels[valid & ((labels < 0) | (labels >= classes))].unique()[:5]
+    else:
+        wrong = labels[:0]
+    if wrong.numel():
         raise ValueError(
             f"target has labels outside 0..{classes - 1}: {', '.join(map(str, wrong.tolist()))}. "
             f"Correct them, or pass ignore_index (now {ignore_index}) if they mark pixels to ignore"

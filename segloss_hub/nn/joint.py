@@ -14,72 +14,32 @@ a one-hot tensor, or anything else of the logits' size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segloss_hub.nn.distributed import summed_over_ranks
+from segloss_hub.nn.binary import BinaryPass
+from segloss_hub.nn.ingredients import ORDER, Ingredient, Wanted, class_sums, clear_ignored
 
 if TYPE_CHECKING:
     from segloss_hub.nn.batch import Batch
 
-Ingredient = Literal["nll", "intersection", "predicted", "squares", "target"]
-ORDER: tuple[Ingredient, ...] = ("nll", "intersection", "predicted", "squares", "target")
-Wanted = frozenset[Ingredient]
 BLOCK = 2**18  # logits per block: they stay in a core's cache
-
-
-class RegionSums(NamedTuple):
-    """Sums over the pixels, per image and channel (N, C), or over the batch (1, C)."""
-
-    intersection: Tensor  # sum of p*t
-    predicted: Tensor  # sum of p, or of p^2
-    target: Tensor  # sum of t, or of t^2
-
-    def over_batch(self, *, sync: bool) -> RegionSums:
-        """The same sums over all images, with `sync` over those of all ranks: (1, C)."""
-        tables = torch.stack(self).sum(1, keepdim=True)  # (3, N, C) -> (3, 1, C)
-        return RegionSums(*(summed_over_ranks(tables) if sync else tables))
-
-    def without_background(self) -> RegionSums:
-        """The same sums without channel 0."""
-        return RegionSums(*(table[:, 1:] for table in self))
 
 
 def joint_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     """The wanted ingredients of a batch, from one evaluation of its softmax or sigmoid."""
-    if batch.target is None or batch.sigmoid:
+    if not batch.one_pass:
         return _channel_pass(batch, wanted)
-    if batch.low_memory:
-        values = _BlockPass.apply(  # type: ignore[no-untyped-call]
-            batch.logits, batch.target, batch.valid, batch.weight, wanted
-        )
+    if batch.channels <= 2:
+        run: Any = BinaryPass
     else:
-        values = _JointPass.apply(  # type: ignore[no-untyped-call]
-            batch.logits, batch.labels, batch.valid, batch.weight, wanted
-        )
+        run = _BlockPass if batch.low_memory else _JointPass
+    target = batch.target if run is _BlockPass else batch.labels
+    values = run.apply(batch.logits, target, batch.valid, batch.weight, wanted)
     return {name: value for name, value in zip(ORDER, values) if value is not None}
-
-
-def class_sums(values: Tensor, labels: Tensor, channels: int) -> Tensor:
-    """(N, P) -> (N, C): the sum of the values under each label.
-
-    Added up one by one, so in float64: float32 stops counting at 2**24.
-    """
-    sums = values.new_zeros(len(values), channels, dtype=torch.float64)
-    return sums.scatter_add(1, labels, values.double()).to(values.dtype)
-
-
-def clear_ignored(p: Tensor, valid: Tensor) -> Tensor:
-    """Set p (N, C, P) to 0 in place where `valid` (N, P) is False; a NaN there ends here.
-
-    Masking the bits does what `masked_fill_` does in a third of the time on a CPU.
-    """
-    bits = torch.int64 if p.dtype == torch.float64 else torch.int32
-    p.view(bits).bitwise_and_(-valid.to(bits)[:, None])
-    return p
 
 
 class _JointPass(torch.autograd.Function):
@@ -257,7 +217,7 @@ def _differentiable_gradient(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tens
 
 
 def _channel_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
-    """Sigmoids, and softmax with soft labels."""
+    """Soft labels, and several sigmoids."""
     logits, target = batch.clean_logits, batch.channel_target
     ready: dict[Ingredient, Tensor] = {}
     if "nll" in wanted:

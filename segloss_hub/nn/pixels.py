@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segloss_hub.nn.batch import Batch
-from segloss_hub.nn.joint import clear_ignored
+from segloss_hub.nn.ingredients import clear_ignored
 
 
 class TrueClass(NamedTuple):

@@ -63,22 +63,34 @@ class CrossEntropyLoss(SegLoss):
         self.pos_weight = pos_weight
 
     def ingredients(self) -> frozenset[Ingredient]:
-        return frozenset() if self.label_smoothing else frozenset({"nll"})
+        apart = self.label_smoothing or self.pos_weight is not None
+        return frozenset() if apart else frozenset({"nll"})
 
     def elements(self, batch: Batch) -> Elements:
-        if batch.sigmoid:
-            values, mass = self._sigmoid_terms(batch)
-        elif self.pos_weight is not None:
+        if self.pos_weight is not None and not batch.sigmoid:
             raise ValueError("pos_weight is for sigmoids; weigh the classes with class_weight")
-        elif batch.target is None or self.label_smoothing:
+        plain = batch.one_pass and not self.label_smoothing and self.pos_weight is None
+        if plain and self.class_weight is None:
+            values, mass = batch.nll, batch.pixel_weight
+            values = values if batch.weight is None else values * batch.weight
+        else:
+            values, mass = self._weighted_terms(batch, plain)
+        mass = torch.ones_like(values) if self.normalizer == "all" else mass
+        return Elements(values, mass, per_pixel=True)
+
+    def _weighted_terms(self, batch: Batch, plain: bool) -> tuple[Tensor, Tensor]:
+        """Values and mass, (N, P), or (N, C, P) for several sigmoids."""
+        weight = batch.pixel_weight
+        if plain:
+            mass = self.weights_of(max(batch.channels, 2), batch.logits)[batch.labels]
+            values = batch.nll * mass
+        elif batch.sigmoid:
+            values, mass = self._sigmoid_terms(batch)
+            weight = weight[:, None] if values.ndim == 3 else weight
+        else:
             class_weight = self.weights_of(batch.channels, batch.logits)
             values, mass = spread_nll(batch, self.label_smoothing, class_weight)
-        else:
-            mass = self.weights_of(batch.channels, batch.logits)[batch.labels]
-            values = batch.nll * mass
-        weight = batch.pixel_weight[:, None] if values.ndim == 3 else batch.pixel_weight
-        mass = torch.ones_like(values) if self.normalizer == "all" else mass * weight
-        return Elements(values * weight, mass, per_pixel=True)
+        return values * weight, mass * weight
 
     def _sigmoid_terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Values and mass, (N, P) for one channel, (N, C, P) for several."""

@@ -1,0 +1,133 @@
+"""The joint pass for two classes, where one number per pixel says everything.
+
+A softmax over two channels is a sigmoid of their difference d, one channel a sigmoid of itself, and
+the sums of the background follow from those of the foreground. With A, B, Q and g as in the joint
+pass, weight w and the columns 1 for foreground, 0 for background, the gradient is closed:
+
+    dL/dd = w p (1 - p) (B_1 - B_0 - A_0 - 2 Q_0 + (A_1 + A_0) t + 2 (Q_1 + Q_0) p) + g (p - t)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segloss_hub.nn.ingredients import Wanted, clear_ignored
+
+Outputs = tuple[Tensor | None, ...]  # in the order of ingredients: nll (N, P), tables (N, C)
+
+
+class BinaryPass(torch.autograd.Function):
+    """Logits (N, 1, P) or (N, 2, P), labels 0 and 1."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        valid: Tensor,
+        weight: Tensor | None,
+        wanted: Wanted,
+    ) -> Outputs:
+        ctx.set_materialize_grads(False)
+        ctx.wanted = wanted
+        d, t = _difference(logits), labels.to(logits.dtype)
+        p = clear_ignored(torch.sigmoid(d)[:, None], valid)[:, 0]
+        ctx.save_for_backward(logits, labels, valid, weight, p)
+        outputs = _outputs(d, p, t, valid, weight, wanted, logits.shape[1])
+        ctx.mark_non_differentiable(*(outputs[-1:] if "target" in wanted else ()))
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        logits, labels, valid, weight, p = ctx.saved_tensors
+        t = labels.to(logits.dtype)
+        with torch.autocast(logits.device.type, enabled=False):  # backward() may be called in it
+            if not torch.is_grad_enabled():
+                slope = _slope(p, t, valid, weight, grads)
+                return _to_logits(slope, logits.shape[1]), None, None, None, None
+            # Somebody differentiates the gradient: the same by plain operations.
+            d = _difference(logits).masked_fill(~valid, 0.0)
+            p = d.sigmoid().masked_fill(~valid, 0.0)
+            outputs = _outputs(d, p, t, valid, weight, ctx.wanted, logits.shape[1])
+            pairs = [(o, g) for o, g in zip(outputs, grads) if o is not None and g is not None]
+            kept, slopes = zip(*pairs)
+            found = torch.autograd.grad(kept, logits, slopes, create_graph=True)
+            return found[0], None, None, None, None
+
+
+def _outputs(
+    d: Tensor,
+    p: Tensor,
+    t: Tensor,
+    valid: Tensor,
+    weight: Tensor | None,
+    wanted: Wanted,
+    channels: int,
+) -> Outputs:
+    """`p` is 0 where ignored, and so is `t`; `d` may be NaN there."""
+
+    def table(background: Tensor, foreground: Tensor) -> Tensor:
+        return torch.stack((background, foreground)[2 - channels :], 1).to(p.dtype)
+
+    nll = intersection = predicted = squares = target = None
+    if "nll" in wanted:
+        nll = F.softplus(d * (1 - 2 * t)).masked_fill(~valid, 0.0)
+    if wanted != {"nll"}:
+        # In float64, so that a difference to the sum over all pixels costs no digit.
+        each = valid if weight is None else weight
+        total, truth = _sum(each), _sum(t if weight is None else t * weight)
+        mass = p if weight is None else p * weight
+        foreground = _sum(mass)
+        if "intersection" in wanted:
+            hits = _sum(mass * t)
+            intersection = table(total - foreground - truth + hits, hits)
+        if "squares" in wanted:
+            square = _sum(mass * p)
+            squares = table(total - 2 * foreground + square, square)
+        predicted = table(total - foreground, foreground) if "predicted" in wanted else None
+        target = table(total - truth, truth) if "target" in wanted else None
+    return nll, intersection, predicted, squares, target
+
+
+def _slope(p: Tensor, t: Tensor, valid: Tensor, weight: Tensor | None, grads: Outputs) -> Tensor:
+    """(N, P): the gradient to d."""
+    g, a, b, q, _ = grads
+    constant, by_t, by_p = p.new_zeros(3, len(p), 1)
+    if a is not None:
+        a_0, a_1 = _columns(a)
+        constant, by_t = constant - a_0, a_1 + a_0
+    if b is not None:
+        b_0, b_1 = _columns(b)
+        constant = constant + b_1 - b_0
+    if q is not None:
+        q_0, q_1 = _columns(q)
+        constant, by_p = constant - 2 * q_0, 2 * (q_1 + q_0)
+    slope = torch.addcmul(constant, by_t, t)
+    if q is not None:
+        slope = slope.addcmul_(by_p, p)
+    slope = slope.mul_(torch.addcmul(p, p, p, value=-1))  # p (1 - p)
+    slope = slope if weight is None else slope.mul_(weight)
+    return slope if g is None else slope.addcmul_(p - t, g.masked_fill(~valid, 0.0))
+
+
+def _columns(table: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C) -> background and foreground, (N, 1) each."""
+    foreground = table[:, -1:]
+    return (table[:, :1] if table.shape[1] == 2 else torch.zeros_like(foreground)), foreground
+
+
+def _to_logits(slope: Tensor, channels: int) -> Tensor:
+    return slope[:, None] if channels == 1 else torch.stack([-slope, slope], 1)
+
+
+def _difference(logits: Tensor) -> Tensor:
+    """(N, P): the logit of the foreground against that of the background."""
+    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+
+
+def _sum(values: Tensor) -> Tensor:
+    return values.sum(-1, dtype=torch.float64)

@@ -1,0 +1,50 @@
+"""What losses are made of, and what the passes that compute it share."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from segloss_hub.nn.distributed import summed_over_ranks
+
+Ingredient = Literal["nll", "intersection", "predicted", "squares", "target"]
+ORDER: tuple[Ingredient, ...] = ("nll", "intersection", "predicted", "squares", "target")
+Wanted = frozenset[Ingredient]
+
+
+class RegionSums(NamedTuple):
+    """Sums over the pixels, per image and channel (N, C), or over the batch (1, C)."""
+
+    intersection: Tensor  # sum of p*t
+    predicted: Tensor  # sum of p, or of p^2
+    target: Tensor  # sum of t, or of t^2
+
+    def over_batch(self, *, sync: bool) -> RegionSums:
+        """The same sums over all images, with `sync` over those of all ranks: (1, C)."""
+        tables = torch.stack(self).sum(1, keepdim=True)  # (3, N, C) -> (3, 1, C)
+        return RegionSums(*(summed_over_ranks(tables) if sync else tables))
+
+    def without_background(self) -> RegionSums:
+        """The same sums without channel 0."""
+        return RegionSums(*(table[:, 1:] for table in self))
+
+
+def class_sums(values: Tensor, labels: Tensor, channels: int) -> Tensor:
+    """(N, P) -> (N, C): the sum of the values under each label.
+
+    Added up one by one, so in float64: float32 stops counting at 2**24.
+    """
+    sums = values.new_zeros(len(values), channels, dtype=torch.float64)
+    return sums.scatter_add(1, labels, values.double()).to(values.dtype)
+
+
+def clear_ignored(p: Tensor, valid: Tensor) -> Tensor:
+    """Set p (N, C, P) to 0 in place where `valid` (N, P) is False; a NaN there ends here.
+
+    Masking the bits does what `masked_fill_` does in a third of the time on a CPU.
+    """
+    bits = torch.int64 if p.dtype == torch.float64 else torch.int32
+    p.view(bits).bitwise_and_(-valid.to(bits)[:, None])
+    return p
