@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -34,6 +33,7 @@ class Batch:
     sync_stats: bool = False
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     wanted: frozenset[Ingredient] = frozenset()  # computed together, in one pass
+    _labels: Tensor | None = None
     _ready: dict[Ingredient, Tensor] = field(default_factory=dict)
 
     @property
@@ -46,12 +46,14 @@ class Batch:
         """Whether all ingredients come from one pass: integer labels, each pixel of one class."""
         return self.target is not None and (self.channels == 1 or not self.sigmoid)
 
-    @cached_property
+    @property
     def labels(self) -> Tensor:
         """(N, P) int64, 0 where ignored. Raises `ValueError` for a soft target."""
         if self.target is None:
             raise ValueError("this loss takes integer labels of shape (N, *S), no probabilities")
-        return self.target.masked_fill(~self.valid, 0)
+        if self._labels is None:
+            self._labels = self.target.masked_fill(~self.valid, 0)
+        return self._labels
 
     @property
     def pixel_weight(self) -> Tensor:
@@ -137,9 +139,9 @@ def make_batch(
         target = target.squeeze(1)  # (N, 1, *S) labels of one channel are (N, *S) labels
     flat = logits.flatten(2)
     flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
-    labels = soft = None
+    labels = known = soft = None
     if target.shape == (len(logits), *spatial) and not (channels == 1 and _is_float(target)):
-        labels, valid = _integer_labels(target, max(channels, 2), ignore_index, check_values)
+        labels, known, valid = _integer_labels(target, max(channels, 2), ignore_index, check_values)
     else:
         soft, valid = _channel_target(logits, target, sigmoid, ignore_index, check_values)
         soft = soft.to(flat.dtype)
@@ -153,6 +155,7 @@ def make_batch(
         shape=spatial,
         low_memory=low_memory,
         sync_stats=sync_stats,
+        _labels=None if low_memory else known,
         extras=extras,
     )
 
@@ -169,8 +172,8 @@ def _check_logits(logits: Tensor) -> None:
 
 def _integer_labels(
     target: Tensor, classes: int, ignore_index: int, check: bool
-) -> tuple[Tensor, Tensor]:
-    """(N, *S) -> labels (N, P), valid (N, P)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, *S) -> labels as given, labels with 0 where ignored, valid; all (N, P)."""
     if _is_float(target):
         raise ValueError(
             f"a target of shape (N, *S) holds integer labels, got {target.dtype}: pass "
@@ -178,16 +181,14 @@ def _integer_labels(
         )
     labels = target.flatten(1).long()
     valid = labels != ignore_index
-    if check and labels.numel() and not 0 <= labels.min() <= labels.max() < classes:
-        wrong = labels[valid & ((labels < 0) | (labels >= classes))].unique()[:5]
-    else:
-        wrong = labels[:0]
-    if wrong.numel():
+    known = labels.masked_fill(~valid, 0)
+    if check and known.numel() and not 0 <= known.min() <= known.max() < classes:
+        wrong = known[(known < 0) | (known >= classes)].unique()[:5]
         raise ValueError(
             f"target has labels outside 0..{classes - 1}: {', '.join(map(str, wrong.tolist()))}. "
             f"Correct them, or pass ignore_index (now {ignore_index}) if they mark pixels to ignore"
         )
-    return labels, valid
+    return labels, known, valid
 
 
 def _channel_target(

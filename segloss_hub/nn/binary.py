@@ -47,7 +47,7 @@ class BinaryPass(torch.autograd.Function):
         t = labels.to(logits.dtype)
         with torch.autocast(logits.device.type, enabled=False):  # backward() may be called in it
             if not torch.is_grad_enabled():
-                slope = _slope(p, t, valid, weight, grads)
+                slope = _slope(p, t, weight, grads)
                 return _to_logits(slope, logits.shape[1]), None, None, None, None
             # Somebody differentiates the gradient: the same by plain operations.
             d = _difference(logits).masked_fill(~valid, 0.0)
@@ -93,9 +93,11 @@ def _outputs(
     return nll, intersection, predicted, squares, target
 
 
-def _slope(p: Tensor, t: Tensor, valid: Tensor, weight: Tensor | None, grads: Outputs) -> Tensor:
-    """(N, P): the gradient to d."""
+def _slope(p: Tensor, t: Tensor, weight: Tensor | None, grads: Outputs) -> Tensor:
+    """(N, P): the gradient to d, 0 where ignored as p and t are."""
     g, a, b, q, _ = grads
+    if a is None and b is None and q is None:
+        return torch.zeros_like(p) if g is None else (p - t).mul_(g)
     constant, by_t, by_p = p.new_zeros(3, len(p), 1)
     if a is not None:
         a_0, a_1 = _columns(a)
@@ -111,7 +113,7 @@ def _slope(p: Tensor, t: Tensor, valid: Tensor, weight: Tensor | None, grads: Ou
         slope = slope.addcmul_(by_p, p)
     slope = slope.mul_(torch.addcmul(p, p, p, value=-1))  # p (1 - p)
     slope = slope if weight is None else slope.mul_(weight)
-    return slope if g is None else slope.addcmul_(p - t, g.masked_fill(~valid, 0.0))
+    return slope if g is None else slope.addcmul_(p - t, g)
 
 
 def _columns(table: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +123,12 @@ def _columns(table: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _to_logits(slope: Tensor, channels: int) -> Tensor:
-    return slope[:, None] if channels == 1 else torch.stack([-slope, slope], 1)
+    if channels == 1:
+        return slope[:, None]
+    gradient = slope.new_empty(len(slope), 2, slope.shape[1])
+    torch.neg(slope, out=gradient[:, 0])
+    gradient[:, 1] = slope
+    return gradient
 
 
 def _difference(logits: Tensor) -> Tensor:
