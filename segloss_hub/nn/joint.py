@@ -175,21 +175,8 @@ def _closed_gradient(
     grads: tuple[Tensor | None, ...],
 ) -> Tensor:
     """Turn the softmax `p` into the gradient to the logits, in place."""
-    g, a, b, q, _ = grads
-    shared = torch.zeros_like(p[:, 0]) if g is None else g.masked_fill(~valid, 0.0)  # (N, P): g - s
-    at_label = -shared
-    if a is not None:
-        from_intersection = _weighted(a.gather(1, labels) * _at(p, labels), weight)
-        at_label += from_intersection
-        shared -= from_intersection
-    if b is not None:  # class by class: a matrix product may round to TF32 on a GPU
-        from_predicted = torch.zeros_like(shared)
-        for b_c, p_c in zip(b.unbind(1), p.unbind(1)):
-            from_predicted.addcmul_(b_c[:, None], p_c)
-        shared -= _weighted(from_predicted, weight)
-    if q is not None:
-        for q_c, p_c in zip(q.unbind(1), p.unbind(1)):
-            shared -= _weighted(2 * q_c[:, None] * p_c.square(), weight)
+    _, _, b, q, _ = grads
+    shared, at_label = _per_pixel(p, labels, valid, weight, grads)
     for c, p_c in enumerate(p.unbind(1)):
         slope = shared
         if b is not None:
@@ -198,6 +185,32 @@ def _closed_gradient(
             slope = slope + _weighted(2 * q[:, c, None] * p_c, weight)
         p_c.mul_(slope)
     return p.scatter_add_(1, labels[:, None], at_label[:, None])
+
+
+def _per_pixel(
+    p: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    weight: Tensor | None,
+    grads: tuple[Tensor | None, ...],
+) -> tuple[Tensor, Tensor]:
+    """What the slopes of all classes share, g - s, and what the labelled class adds; (N, P)."""
+    g, a, b, q, _ = grads
+    s = torch.zeros_like(p[:, 0])
+    # Class by class: a matrix product may round to TF32 on a GPU.
+    for b_c, p_c in zip(() if b is None else b.unbind(1), p.unbind(1)):
+        s.addcmul_(b_c[:, None], p_c)
+    for q_c, p_c in zip(() if q is None else q.unbind(1), p.unbind(1)):
+        s.addcmul_(q_c[:, None], p_c.square(), value=2)
+    at_label = torch.zeros_like(s) if a is None else a.gather(1, labels).mul_(_at(p, labels))
+    s += at_label
+    if weight is not None:
+        s *= weight
+        at_label *= weight
+    if g is None:
+        return s.neg_(), at_label
+    g = g.masked_fill(~valid, 0.0)
+    return s.neg_().add_(g), at_label.sub_(g)
 
 
 def _differentiable_gradient(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tensor:
