@@ -126,8 +126,8 @@ def _to_logits(slope: Tensor, channels: int) -> Tensor:
     if channels == 1:
         return slope[:, None]
     gradient = slope.new_empty(len(slope), 2, slope.shape[1])
-    torch.neg(slope, out=gradient[:, 0])
     gradient[:, 1] = slope
+    gradient[:, 0] = slope.neg_()
     return gradient
 
 

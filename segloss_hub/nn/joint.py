@@ -33,12 +33,13 @@ def joint_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     """The wanted ingredients of a batch, from one evaluation of its softmax or sigmoid."""
     if not batch.one_pass:
         return _channel_pass(batch, wanted)
+    rest = batch.valid, batch.weight, wanted
     if batch.channels <= 2:
-        run: Any = BinaryPass
+        values = BinaryPass.apply(batch.logits, batch.labels, *rest)  # type: ignore[no-untyped-call]
+    elif batch.low_memory:
+        values = _BlockPass.apply(batch.logits, batch.target, *rest)  # type: ignore[no-untyped-call]
     else:
-        run = _BlockPass if batch.low_memory else _JointPass
-    target = batch.target if run is _BlockPass else batch.labels
-    values = run.apply(batch.logits, target, batch.valid, batch.weight, wanted)
+        values = _JointPass.apply(batch.logits, batch.labels, *rest)  # type: ignore[no-untyped-call]
     return {name: value for name, value in zip(ORDER, values) if value is not None}
 
 
