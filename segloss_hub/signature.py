@@ -64,12 +64,19 @@ def _common(module: str, kwarg: ast.arg | None) -> list[ParameterInfo]:
     annotation = kwarg.annotation if kwarg else None
     if not (isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Unpack"):
         return []
-    home, options = _find_class(module, ast.unparse(annotation.slice))
-    return [
-        _info(home, ast.unparse(field.target), field.annotation, None)
+    return _fields(*_find_class(module, ast.unparse(annotation.slice)))
+
+
+def _fields(module: str, options: ast.ClassDef) -> list[ParameterInfo]:
+    """The fields of a TypedDict, inherited ones first."""
+    bases = [ast.unparse(base) for base in options.bases]
+    inherited = [_fields(*_find_class(module, name)) for name in bases if name != "TypedDict"]
+    own = [
+        _info(module, ast.unparse(field.target), field.annotation, None)
         for field in options.body
         if isinstance(field, ast.AnnAssign)
     ]
+    return [*(info for fields in inherited for info in fields), *own]
 
 
 def _info(

@@ -8,6 +8,7 @@ from segloss_hub.nn.ingredients import Ingredient, RegionSums
 from segloss_hub.nn.links import focal_link, power_link
 from segloss_hub.nn.parameters import Parameter, parameters_of
 from segloss_hub.nn.pixels import TrueClass, expected_cost, spread_nll, true_class
+from segloss_hub.nn.regions import RegionLoss, RegionOptions, region_sums
 
 __all__ = [
     "Batch",
@@ -16,6 +17,8 @@ __all__ = [
     "Ingredient",
     "Parameter",
     "Reduction",
+    "RegionLoss",
+    "RegionOptions",
     "RegionSums",
     "SegLoss",
     "TrueClass",
@@ -25,6 +28,7 @@ __all__ = [
     "nearest_distance",
     "parameters_of",
     "power_link",
+    "region_sums",
     "signed_distance",
     "spread_nll",
     "true_class",

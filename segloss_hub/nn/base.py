@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -16,9 +16,10 @@ from segloss_hub.errors import UnknownParameterError, did_you_mean
 from segloss_hub.nn.batch import Activation, Batch, make_batch
 from segloss_hub.nn.distributed import summed_over_ranks
 from segloss_hub.nn.ingredients import Ingredient
-from segloss_hub.nn.parameters import checked, defaults_of
+from segloss_hub.nn.parameters import checked, defaults_of, parameters_of
 
 Reduction = Literal["mean", "sum", "none"]
+DEBUG = os.environ.get("SEGLOSS_DEBUG", "") not in ("", "0")
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -147,9 +148,13 @@ class SegLoss(nn.Module):
         ignore_index: int | None,
         extras: Mapping[str, Tensor],
     ) -> Batch:
-        """Check and flatten one call's inputs; on a GPU values are looked at in the first only."""
-        on_cpu = logits.device.type == "cpu"
-        check = (on_cpu or not self._values_checked) and not torch.compiler.is_compiling()
+        """Check and flatten the inputs of a call.
+
+        Looking at values waits for a GPU, so there it happens in the first call only, or in every
+        call with `SEGLOSS_DEBUG=1` in the environment.
+        """
+        look = DEBUG or logits.device.type == "cpu" or not self._values_checked
+        check = look and not torch.compiler.is_compiling()
         self._values_checked = True
         with torch.autocast(logits.device.type, enabled=False):
             return make_batch(
@@ -204,9 +209,11 @@ class SegLoss(nn.Module):
         return weights.to(like)
 
     def extra_repr(self) -> str:
-        own = inspect.signature(type(self).__init__).parameters
-        names = [name for name in own if name in vars(self)] + ["ignore_index", "reduction"]
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        known = parameters_of(type(self))
+        values = {name: vars(self)[name] for name in known if name in vars(self)}
+        return ", ".join(
+            f"{name}={value!r}" for name, value in values.items() if value != known[name].default
+        )
 
 
 def reject_unknown_inputs(owner: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segloss_hub.nn import Batch, Common, Elements, Ingredient, SegLoss
+from segloss_hub.nn import RegionLoss, RegionOptions, RegionSums
 
 
-class DiceLoss(SegLoss):
+class DiceLoss(RegionLoss):
     r"""Soft Dice loss.
 
     .. math:: L = 1 - \frac{1}{|C|} \sum_c \frac{2 \sum_i p_{ic} g_{ic} + s_n}
@@ -40,27 +40,10 @@ class DiceLoss(SegLoss):
     returns the hard Dice score, to be maximised; this is the formula of the paper.
     """
 
-    soft_labels = True
-
     def __init__(
         self,
         *,
         squared: Annotated[bool, Field(description="square p and g in the denominator")] = False,
-        smooth_nr: Annotated[
-            float | None,
-            Field(ge=0, description="added to the numerator; none: 1e-5, generalised 0"),
-        ] = None,
-        smooth_dr: Annotated[
-            float | None,
-            Field(ge=0, description="added to the denominator; none: 1e-5, generalised 0"),
-        ] = None,
-        batch: Annotated[bool, Field(description="sum over the batch before the ratio")] = False,
-        joint: Annotated[bool, Field(description="one ratio over all classes together")] = False,
-        include_background: Annotated[bool, Field(description="score class 0")] = True,
-        absent_class: Annotated[
-            Literal["keep", "skip", "zero"],
-            Field(description="absent classes: score them, leave them out, or count them as 0"),
-        ] = "keep",
         variant: Annotated[
             Literal["dice", "generalised"], Field(description="mean of ratios, or ratio of means")
         ] = "dice",
@@ -68,49 +51,23 @@ class DiceLoss(SegLoss):
             Literal["square", "simple", "uniform"],
             Field(description="generalised only: weight classes by volume to the power -2, -1, 0"),
         ] = "square",
-        **common: Unpack[Common],
+        **options: Unpack[RegionOptions],
     ) -> None:
-        super().__init__(**common)
+        if variant == "generalised":
+            options = {"smooth_nr": 0.0, "smooth_dr": 0.0, **options}
+        super().__init__(**options)
         self.squared = squared
-        default = 0.0 if variant == "generalised" else 1e-5
-        self.smooth_nr = default if smooth_nr is None else smooth_nr
-        self.smooth_dr = default if smooth_dr is None else smooth_dr
-        self.batch = batch
-        self.joint = joint
-        self.include_background = include_background
-        self.absent_class = absent_class
         self.variant = variant
         self.volume_weight = volume_weight
 
-    def ingredients(self) -> frozenset[Ingredient]:
-        return frozenset({"intersection", "squares" if self.squared else "predicted", "target"})
+    def ratio(self, sums: RegionSums) -> tuple[Tensor, Tensor]:
+        total = sums.predicted + sums.target
+        return 2 * sums.intersection, total.clamp(min=1) if self.variant == "generalised" else total
 
-    def elements(self, batch: Batch) -> Elements:
-        sums = batch.region_sums(squares=self.squared, over_batch=self.batch)
-        # An image without a valid pixel has nothing to score.
-        seen = (sums.predicted + sums.target).sum(1, keepdim=True) > 0  # (N, 1)
-        weights = self.weights_of(batch.channels, batch.logits) * seen  # (N, C)
-        if not self.include_background and batch.channels > 1:
-            sums, weights = sums.without_background(), weights[:, 1:]
-        overlap, total = 2 * sums.intersection, sums.predicted + sums.target
-        present = sums.target > 0
-        nothing = total < 1e-30  # neither there nor predicted: the ratio's slope would overflow
+    def pooling(self, sums: RegionSums, weights: Tensor) -> Tensor | None:
         if self.variant == "generalised":
-            weights = weights * self._volume_weights(sums.target)
-            total = total.clamp(min=1)
-        if self.joint or self.variant == "generalised":
-            overlap = (weights * overlap).sum(1, keepdim=True)  # (N, C) -> (N, 1)
-            total = (weights * total).sum(1, keepdim=True)
-            present = present.any(1, keepdim=True)
-            nothing = nothing.all(1, keepdim=True) | (total == 0)  # class weights may be 0
-            weights = seen.to(total.dtype)
-        score = (overlap + self.smooth_nr) / (total + self.smooth_dr + nothing)
-        loss = torch.where(nothing, 0.0, 1 - score) * weights
-        if self.absent_class == "keep":
-            return Elements(loss, weights)
-        return Elements(
-            loss * present, weights * present if self.absent_class == "skip" else weights
-        )
+            return weights * self._volume_weights(sums.target)
+        return super().pooling(sums, weights)
 
     def _volume_weights(self, volume: Tensor) -> Tensor:
         """(N, C): inverse powers of the volumes; absent classes get the largest of their image."""

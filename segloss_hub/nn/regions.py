@@ -1,0 +1,127 @@
+"""Region losses: ratios of per-class sums, with every convention that libraries differ in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import Unpack
+
+from segloss_hub.nn.base import Common, Elements, SegLoss
+from segloss_hub.nn.batch import Activation, Batch, make_batch
+from segloss_hub.nn.ingredients import Ingredient, RegionSums
+from segloss_hub.nn.parameters import defaults_of
+
+TINY = 1e-30  # of a sum of probabilities: below it the slope of a ratio would overflow
+
+
+class RegionOptions(Common, total=False):
+    """The parameters that every region loss takes; a subclass passes them on as `**options`."""
+
+    batch: Annotated[bool, Field(default=False, description="sum over the batch before the ratio")]
+    joint: Annotated[bool, Field(default=False, description="one ratio over all classes together")]
+    include_background: Annotated[bool, Field(default=True, description="score class 0")]
+    absent_class: Annotated[
+        Literal["keep", "skip", "zero"],
+        Field(
+            default="keep",
+            description="absent classes: score them, leave them out, or count them as 0",
+        ),
+    ]
+    smooth_nr: Annotated[float, Field(default=1e-5, ge=0, description="added to the numerator")]
+    smooth_dr: Annotated[float, Field(default=1e-5, ge=0, description="added to the denominator")]
+
+
+class RegionLoss(SegLoss):
+    r"""One minus a ratio of sums for each class, :math:`1 - (a_c + s_n) / (b_c + s_d)`.
+
+    A subclass gives a and b in `ratio`. The mean runs over images and classes, weighted by
+    `class_weight` and divided by its sum; an element (`reduction="none"`) is a class of an image,
+    (N, C), with `batch=True` (1, C), with one ratio over all classes (N, 1). A class that is not
+    there and not predicted scores 0; an image without a valid pixel does not count.
+    """
+
+    soft_labels = True
+
+    batch: bool
+    joint: bool
+    include_background: bool
+    absent_class: str
+    smooth_nr: float
+    smooth_dr: float
+    squared: bool = False  # whether `ratio` is given sums of squares
+
+    def __init__(self, **options: Unpack[RegionOptions]) -> None:
+        values = {**defaults_of(RegionOptions), **options}
+        super().__init__(**{name: values.pop(name) for name in defaults_of(Common)})
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def ratio(self, sums: RegionSums) -> tuple[Tensor, Tensor]:
+        """The mathematics: numerator and denominator, (N, C), equal for a perfect prediction."""
+        raise NotImplementedError(f"{type(self).__name__} must implement ratio(sums)")
+
+    def pooling(self, sums: RegionSums, weights: Tensor) -> Tensor | None:
+        """(N, C): weights that sum the classes into one ratio; None for one ratio each."""
+        return weights if self.joint else None
+
+    def ingredients(self) -> frozenset[Ingredient]:
+        return frozenset({"intersection", "squares" if self.squared else "predicted", "target"})
+
+    def elements(self, batch: Batch) -> Elements:
+        sums = batch.region_sums(squares=self.squared, over_batch=self.batch)
+        seen = (sums.predicted + sums.target).sum(1, keepdim=True) > 0  # (N, 1)
+        weights = self.weights_of(batch.channels, batch.logits) * seen  # (N, C)
+        if not self.include_background and batch.channels > 1:
+            sums, weights = sums.without_background(), weights[:, 1:]
+        above, below = self.ratio(sums)
+        present, nothing = sums.target > 0, sums.predicted + sums.target < TINY
+        pooling = self.pooling(sums, weights)
+        if pooling is not None:  # (N, C) -> (N, 1)
+            above, below = ((pooling * part).sum(1, keepdim=True) for part in (above, below))
+            present = present.any(1, keepdim=True)
+            nothing = nothing.all(1, keepdim=True) | (below == 0)  # class weights may be 0
+            weights = seen.to(below.dtype)
+        score = (above + self.smooth_nr) / (below + self.smooth_dr + nothing)
+        loss = torch.where(nothing, 0.0, 1 - score) * weights
+        if self.absent_class == "keep":
+            return Elements(loss, weights)
+        return Elements(
+            loss * present, weights * present if self.absent_class == "skip" else weights
+        )
+
+
+def region_sums(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = 255,
+    activation: Activation = "auto",
+    squares: bool = False,
+    over_batch: bool = False,
+    low_memory: bool = False,
+    sync_stats: bool = False,
+) -> RegionSums:
+    """Sums over the pixels of p*t, p and t (p^2 and t^2 with `squares`), differentiable.
+
+    Inputs as of every loss. Per image and channel (N, C), `over_batch` per channel (1, C), with
+    `sync_stats` over all ranks of a distributed run. `low_memory` keeps nothing of the logits'
+    size for the backward pass. float32, or float64 for float64 logits.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        batch = make_batch(
+            logits,
+            target,
+            weight,
+            {},
+            ignore_index=ignore_index,
+            activation=activation,
+            low_memory=low_memory,
+            sync_stats=sync_stats,
+            check_values=not torch.compiler.is_compiling(),
+        )
+        batch.wanted = frozenset({"intersection", "squares" if squares else "predicted", "target"})
+        return batch.region_sums(squares=squares, over_batch=over_batch)
