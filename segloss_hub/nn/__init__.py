@@ -3,7 +3,14 @@
 from segloss_hub.nn.base import Common, Elements, Reduction, SegLoss
 from segloss_hub.nn.batch import Batch
 from segloss_hub.nn.compose import WeightedSum
-from segloss_hub.nn.distance import nearest_distance, signed_distance
+from segloss_hub.nn.distance import (
+    DistanceTransform,
+    distance_maps,
+    forget_maps,
+    nearest_distance,
+    once_per_batch,
+    other_class_distance,
+)
 from segloss_hub.nn.ingredients import Ingredient, RegionSums
 from segloss_hub.nn.links import focal_link, power_link
 from segloss_hub.nn.parameters import Parameter, parameters_of
@@ -13,6 +20,7 @@ from segloss_hub.nn.regions import RegionLoss, RegionOptions, region_sums
 __all__ = [
     "Batch",
     "Common",
+    "DistanceTransform",
     "Elements",
     "Ingredient",
     "Parameter",
@@ -23,13 +31,16 @@ __all__ = [
     "SegLoss",
     "TrueClass",
     "WeightedSum",
+    "distance_maps",
     "expected_cost",
     "focal_link",
+    "forget_maps",
     "nearest_distance",
+    "once_per_batch",
+    "other_class_distance",
     "parameters_of",
     "power_link",
     "region_sums",
-    "signed_distance",
     "spread_nll",
     "true_class",
 ]

@@ -10,7 +10,15 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segloss_hub.nn import Batch, Common, Elements, SegLoss, expected_cost, signed_distance
+from segloss_hub.nn import (
+    Batch,
+    Common,
+    Elements,
+    SegLoss,
+    distance_maps,
+    expected_cost,
+    once_per_batch,
+)
 
 
 class BoundaryLoss(SegLoss):
@@ -25,8 +33,8 @@ class BoundaryLoss(SegLoss):
     absent or fills the image has the map 0, and still counts in |C|.
 
     Extra input `distance_map` (N, C, *S): the maps, if the data loader has made them already;
-    without it they are computed from the target on the CPU, exactly. `class_weight` weighs the
-    classes of `idc` in their mean.
+    without it they are computed from the target, exactly: on the CPU, or, with a `clip`, on the
+    target's device. `class_weight` weighs the classes of `idc` in their mean.
 
     Defaults: `idc` is the foreground for one or two channels, all classes otherwise, as in the
     published recipes. Those start with a weight of 0.01 beside generalised Dice and add 0.01 per
@@ -106,8 +114,14 @@ class BoundaryLoss(SegLoss):
             raise ValueError(
                 f"resolution has {len(self.resolution)} values, the images {len(batch.shape)} axes"
             )
-        return signed_distance(
-            labels, classes, valid=valid, spacing=self.resolution, dtype=batch.logits.dtype
+        return once_per_batch(
+            distance_maps,
+            labels,
+            classes,
+            valid=valid,
+            spacing=self.resolution,
+            clip=None if self.compat == "official" else self.clip,  # it truncates before it clips
+            dtype=batch.logits.dtype,
         )
 
     def _scaled(self, maps: Tensor, batch: Batch) -> Tensor:
