@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from segloss_hub import create_loss
+from segloss_hub.nn import distance_maps
 
 Array = NDArray[np.float64]
 
@@ -234,6 +236,32 @@ def test_a_given_map_equals_the_computed_one(dtype: torch.dtype, options: dict[s
     tolerance = {torch.float16: 1e-3, torch.float32: 1e-6, torch.float64: 1e-12}[dtype]
     value, expected = loss(logits, labels, distance_map=given), loss(logits, labels)
     assert_close(value, expected, rtol=tolerance, atol=tolerance)
+
+
+# Maps that are made here
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_heads_share_the_maps_of_their_targets(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counting(*args: Any, **options: Any) -> Tensor:
+        calls.append(options)
+        return distance_maps(*args, **options)
+
+    loss, auxiliary = create_loss("boundary"), create_loss("boundary", normalize="max")
+    monkeypatch.setattr(importlib.import_module(type(loss).__module__), "distance_maps", counting)
+    logits, labels = images(classes=channels)
+    for module in (loss, auxiliary):
+        module(logits, labels.clone())  # a segmentor stacks the targets anew for every head
+    assert len(calls) == 1
+    labels[:, 0] = 1 - labels[:, 0].clamp(max=1)
+    changed = loss(logits, labels)
+    assert len(calls) == 2
+    monkeypatch.undo()
+    assert_close(changed, loss(logits, labels))
 
 
 def test_half_precision_does_not_overflow_on_large_maps() -> None:
