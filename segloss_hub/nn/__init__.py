@@ -2,6 +2,7 @@
 
 from segloss_hub.nn.base import Common, Elements, Reduction, SegLoss
 from segloss_hub.nn.batch import Batch
+from segloss_hub.nn.boundaries import boundary_band, boundary_counts, class_bands
 from segloss_hub.nn.compose import WeightedSum
 from segloss_hub.nn.distance import (
     DistanceTransform,
@@ -31,6 +32,9 @@ __all__ = [
     "SegLoss",
     "TrueClass",
     "WeightedSum",
+    "boundary_band",
+    "boundary_counts",
+    "class_bands",
     "distance_maps",
     "expected_cost",
     "focal_link",
