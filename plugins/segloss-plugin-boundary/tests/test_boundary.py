@@ -238,6 +238,14 @@ def test_a_given_map_equals_the_computed_one(dtype: torch.dtype, options: dict[s
     assert_close(value, expected, rtol=tolerance, atol=tolerance)
 
 
+def test_half_precision_does_not_overflow_on_large_maps() -> None:
+    maps = torch.full((1, 19, 512, 1024), 500.0, dtype=torch.float16)
+    logits = torch.zeros(1, 19, 512, 1024, dtype=torch.float16)
+    labels = torch.zeros(1, 512, 1024, dtype=torch.long)
+    value = create_loss("boundary")(logits, labels, distance_map=maps)
+    assert float(value) == pytest.approx(500 / 19, rel=1e-5)
+
+
 # Maps that are made here
 
 
@@ -262,11 +270,3 @@ def test_heads_share_the_maps_of_their_targets(
     assert len(calls) == 2
     monkeypatch.undo()
     assert_close(changed, loss(logits, labels))
-
-
-def test_half_precision_does_not_overflow_on_large_maps() -> None:
-    maps = torch.full((1, 19, 512, 1024), 500.0, dtype=torch.float16)
-    logits = torch.zeros(1, 19, 512, 1024, dtype=torch.float16)
-    labels = torch.zeros(1, 512, 1024, dtype=torch.long)
-    value = create_loss("boundary")(logits, labels, distance_map=maps)
-    assert float(value) == pytest.approx(500 / 19, rel=1e-5)
