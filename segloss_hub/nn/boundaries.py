@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segloss_hub.nn.labels import class_codes, class_masks
@@ -21,13 +20,14 @@ def boundary_band(labels: Tensor, width: int = 1, *, valid: Tensor | None = None
     """Pixels with another label at most `width` pixels away, along every axis: bool (N, *S).
 
     The distance is that of the chessboard, so the window is a square or cube of 2 * width + 1.
-    The edge of the image is no boundary. Labels are below 2**24.
+    The edge of the image is no boundary.
     """
     _check_width(width)
-    values = labels.detach().float()  # devices pool no integers
+    values = labels.detach().int()
     known = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
-    largest = values.masked_fill(~known, -torch.inf)
-    smallest = (-values).masked_fill(~known, -torch.inf)  # negated: pooling finds maxima
+    lowest = torch.iinfo(values.dtype).min
+    largest = values.masked_fill(~known, lowest)
+    smallest = (-values).masked_fill(~known, lowest)  # negated: only maxima are looked for
     above, below = _largest_nearby(torch.stack([largest, smallest], 1), width).unbind(1)
     return (above != -below) & known
 
@@ -52,8 +52,7 @@ def class_bands(
     inner = masks & boundary_band(codes, width, valid=valid)[:, None]
     if side == "inner":
         return inner
-    near = _largest_nearby(masks.float(), width) > 0
-    outer = near & ~masks & known
+    outer = _largest_nearby(masks, width) & ~masks & known
     return outer if side == "outer" else outer | inner
 
 
@@ -88,12 +87,27 @@ def _beside_another(codes: Tensor, edge: bool) -> Tensor:
 
 def _largest_nearby(values: Tensor, width: int) -> Tensor:
     """(N, K, *S) -> (N, K, *S): the largest value at most `width` away along every axis."""
-    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[values.ndim - 3]
-    for axis in range(values.ndim - 2):  # one axis after the other: time grows with the width only
-        size, margin = [1] * (values.ndim - 2), [0] * (values.ndim - 2)
-        size[axis], margin[axis] = 2 * width + 1, width
-        values = pool(values, size, 1, margin)
+    for axis in range(2, values.ndim):
+        reach = 0
+        while reach < width:
+            # Three windows side by side make one of the next size, reach 1, 4, 13 ...: pooling at a
+            # cost that hardly grows with the width, of integers and booleans on every device.
+            step = min(2 * reach + 1, width - reach)
+            before, after = _moved(values, axis, step)
+            values = torch.maximum(values, torch.maximum(before, after))
+            reach += step
     return values
+
+
+def _moved(values: Tensor, axis: int, step: int) -> tuple[Tensor, Tensor]:
+    """The values `step` places earlier and later, the outermost where there are none."""
+    length = values.shape[axis]
+    step = min(step, length - 1)
+    first, last = values.narrow(axis, 0, 1), values.narrow(axis, length - 1, 1)
+    filling = [step if dim == axis else -1 for dim in range(values.ndim)]
+    kept = length - step
+    before = torch.cat([first.expand(filling), values.narrow(axis, 0, kept)], axis)
+    return before, torch.cat([values.narrow(axis, step, kept), last.expand(filling)], axis)
 
 
 def _check_width(width: int) -> None:
