@@ -94,17 +94,19 @@ def spread_nll(batch: Batch, smoothing: float, class_weight: Tensor) -> tuple[Te
     return (1 - smoothing) * true + smoothing * nll.mean(1), mass
 
 
-def expected_cost(batch: Batch, cost: Tensor) -> Tensor:
+def expected_cost(batch: Batch, cost: Tensor, factors: Tensor | None = None) -> Tensor:
     r"""The expected cost of each pixel under the predicted probabilities.
 
-    .. math:: v_i = \sum_c p_{ic} M_{ic}, \qquad
-        \partial v_i / \partial z_{ik} = p_{ik} (M_{ik} - v_i)
+    .. math:: v_i = \sum_c p_{ic} k_c M_{ic}, \qquad
+        \partial v_i / \partial z_{ij} = p_{ij} (k_j M_{ij} - v_i)
 
-    `cost` is M of shape (N, C, P), floating and finite; returns (N, P), 0 where ignored. With
-    sigmoids the channels are independent: the gradient is `p_ik (1 - p_ik) M_ik`.
+    `cost` is M of shape (N, C, P), of any floating dtype, `factors` is k, (C,), ones by default;
+    returns (N, P), 0 where ignored, whatever the cost there. With sigmoids the channels are
+    independent: the gradient is `p_ij (1 - p_ij) k_j M_ij`.
     """
+    factors = batch.logits.new_ones(batch.channels) if factors is None else factors
     value: Tensor = _ExpectedCost.apply(  # type: ignore[no-untyped-call]
-        batch.logits, cost, batch.valid, batch.sigmoid
+        batch.logits, cost, factors, batch.valid, batch.sigmoid
     )
     return value
 
@@ -113,13 +115,17 @@ class _ExpectedCost(torch.autograd.Function):
     """Keeps the probabilities and overwrites them with the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, cost: Tensor, valid: Tensor, sigmoid: bool) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, cost: Tensor, factors: Tensor, valid: Tensor, sigmoid: bool
+    ) -> Tensor:
         p = _probabilities(logits, valid, sigmoid)
         value = torch.zeros_like(p[:, 0])
-        for p_c, cost_c in zip(p.unbind(1), cost.unbind(1)):  # einsum would copy both tensors
-            value += p_c * cost_c
+        for p_c, cost_c, k_c in zip(p.unbind(1), cost.unbind(1), factors):
+            value.addcmul_(
+                p_c, cost_c.to(p.dtype) * k_c
+            )  # class by class: einsum would copy both tensors
         value.masked_fill_(~valid, 0.0)
-        ctx.save_for_backward(logits, cost, valid, value)
+        ctx.save_for_backward(logits, cost, factors, valid, value)
         ctx.sigmoid = sigmoid
         ctx.p = p if ctx.needs_input_grad[0] else None
         return value
@@ -127,20 +133,21 @@ class _ExpectedCost(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        logits, cost, valid, value = ctx.saved_tensors
+        logits, cost, factors, valid, value = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody differentiates the gradient
-            z = logits.masked_fill(~valid[:, None], 0.0)
+            z, m = (values.masked_fill(~valid[:, None], 0.0) for values in (logits, cost))
             p = (z.sigmoid() if ctx.sigmoid else z.softmax(1)).masked_fill(~valid[:, None], 0.0)
-            mean = (p * cost).sum(1)
+            mean = (p * m * factors[:, None]).sum(1)
             gradient = torch.autograd.grad(mean, logits, grad, create_graph=True)
-            return gradient[0], None, None, None
+            return gradient[0], None, None, None, None
         p, ctx.p = ctx.p, None
         if p is None:  # a second backward pass: the first one overwrote it
             p = _probabilities(logits, valid, ctx.sigmoid)
-        for c, p_c in enumerate(p.unbind(1)):  # class by class: no second tensor of this size
-            slope = (1 - p_c) * cost[:, c] if ctx.sigmoid else cost[:, c] - value
+        for p_c, cost_c, k_c in zip(p.unbind(1), cost.unbind(1), factors):
+            slope = cost_c.to(p.dtype) * k_c
+            slope = slope * (1 - p_c) if ctx.sigmoid else slope - value
             p_c.mul_(slope.mul_(grad))
-        return p, None, None, None
+        return clear_ignored(p, valid), None, None, None, None
 
 
 def _probabilities(logits: Tensor, valid: Tensor, sigmoid: bool) -> Tensor:

@@ -40,7 +40,8 @@ class RegionLoss(SegLoss):
     A subclass gives a and b in `ratio`. The mean runs over images and classes, weighted by
     `class_weight` and divided by its sum; an element (`reduction="none"`) is a class of an image,
     (N, C), with `batch=True` (1, C), with one ratio over all classes (N, 1). A class that is not
-    there and not predicted scores 0; an image without a valid pixel does not count.
+    there and not predicted scores 0; an image without a valid pixel does not count. With
+    `absent_class="skip"` the mean runs over the pairs of image and class that are there.
     """
 
     soft_labels = True

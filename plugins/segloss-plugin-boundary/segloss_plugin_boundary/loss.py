@@ -83,13 +83,13 @@ class BoundaryLoss(SegLoss):
         self.compat = compat
 
     def elements(self, batch: Batch) -> Elements:
-        cost = self._scaled(self._distances(batch), batch)
-        cost = cost.flatten(2) * self._class_shares(batch)[:, None]
+        maps = self._scaled(self._distances(batch), batch).flatten(2)
         weight = batch.pixel_weight
-        return Elements(expected_cost(batch, cost) * weight, weight, per_pixel=True)
+        values = expected_cost(batch, maps, self._class_shares(batch)) * weight
+        return Elements(values, weight, per_pixel=True)
 
     def _distances(self, batch: Batch) -> Tensor:
-        """The maps, (N, C, *S), 0 under ignored pixels."""
+        """The maps, (N, C, *S)."""
         valid = batch.spatial(batch.valid)
         given = batch.extras.get("distance_map")
         if given is not None:
@@ -99,7 +99,7 @@ class BoundaryLoss(SegLoss):
                     f"distance_map needs one map per channel, shape {tuple(expected)}, got "
                     f"{tuple(given.shape)}"
                 )
-            return given.to(batch.logits.dtype).masked_fill(~valid[:, None], 0.0)
+            return given
         if batch.sigmoid:  # (N, C, *S) -> (N * C, *S): every channel is a mask of its own
             masks = batch.spatial(batch.channel_target > 0.5).flatten(0, 1).long()
             seen = valid.repeat_interleave(batch.channels, 0)
@@ -128,8 +128,10 @@ class BoundaryLoss(SegLoss):
         if self.clip is not None:
             maps = maps.clamp(-self.clip, self.clip)
         if self.normalize == "max":
-            largest = maps.abs().flatten(2).amax(2)  # (N, C)
-            maps = maps / batch.spatial(largest.clamp(min=1e-12)[..., None].expand_as(batch.logits))
+            maps = maps.to(batch.logits.dtype)
+            known = maps.masked_fill(~batch.spatial(batch.valid)[:, None], 0.0)
+            axes = tuple(range(2, maps.ndim))
+            maps = maps / known.abs().amax(axes, keepdim=True).clamp(min=1e-12)
         if self.normalize == "diagonal":
             sizes = zip(batch.shape, self.resolution or [1.0] * len(batch.shape))
             maps = maps / sum((pixels * unit) ** 2 for pixels, unit in sizes) ** 0.5
