@@ -42,6 +42,8 @@ Tag = Literal[
     "thin-structures",
 ]
 Input = Literal["distance_map", "features", "boundary_logits", "image"]
+Arrangement = Literal["pixel", "sums", "spatial"]
+Side = Literal["false-positive", "false-negative"]
 RelationKind = Literal["generalises", "special-case-of", "combines", "related-to"]
 
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -143,6 +145,19 @@ class Capabilities(_Record):
         default=False, description="has parameters or buffers that training moves"
     )
     may_be_negative: bool = Field(default=False, description="0 is not its minimum")
+    arrangement: Arrangement = Field(
+        default="sums",
+        description="pixel: a sum of terms of one pixel each; sums: a function of sums over the "
+        "pixels; spatial: where pixels lie matters",
+    )
+    non_monotone: bool = Field(default=False, description="more error may lower it")
+    classes_alike: bool = Field(default=True, description="renumbering the classes changes nothing")
+    one_channel_is_two: bool = Field(
+        default=False, description="a sigmoid equals a softmax of two channels that differ by it"
+    )
+    soft_label_minimum: bool = Field(
+        default=False, description="probabilities as target are best answered by themselves"
+    )
 
 
 class LossCard(_Record):
@@ -166,6 +181,13 @@ class LossCard(_Record):
     inputs: tuple[Input, ...] = Field(default=(), description="needed beyond logits and target")
     relations: tuple[Relation, ...] = ()
     limits: tuple[Line, ...] = Field(default=(), description="known pitfalls, one sentence each")
+    sides: dict[Identifier, Side] = Field(
+        default_factory=dict,
+        description="the error that grows dearer with a parameter, where its name does not say so",
+    )
+    expected_failures: dict[Identifier, Line] = Field(
+        default_factory=dict, description="conformance checks that it fails: name and reason"
+    )
     survey_section: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+){0,3}$")] | None = Field(
         default=None, description="section of arXiv 2312.05391 that describes it"
     )
@@ -194,7 +216,7 @@ class LossCard(_Record):
 
 
 CAPABILITIES: tuple[str, ...] = (
-    *(name for name in Capabilities.model_fields if name != "spatial_dims"),
+    *(name for name, field in Capabilities.model_fields.items() if field.annotation is bool),
     "1d",
     "2d",
     "3d",

@@ -37,7 +37,9 @@ CARD = LossCard(
         r"\Omega": "the pixels of the image",
     },
     implementation="segloss_plugin_boundary.loss:BoundaryLoss",
-    capabilities=Capabilities(multilabel=True, may_be_negative=True),
+    capabilities=Capabilities(
+        multilabel=True, may_be_negative=True, arrangement="spatial", one_channel_is_two=True
+    ),
     inputs=("distance_map",),
     relations=(
         Relation(kind="special-case-of", loss="region-wise", note="with this distance map"),

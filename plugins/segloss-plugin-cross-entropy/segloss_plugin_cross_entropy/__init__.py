@@ -31,7 +31,13 @@ CARD = LossCard(
         "C": "number of classes",
     },
     implementation="segloss_plugin_cross_entropy.loss:CrossEntropyLoss",
-    capabilities=Capabilities(multilabel=True, soft_labels=True),
+    capabilities=Capabilities(
+        multilabel=True,
+        soft_labels=True,
+        arrangement="pixel",
+        one_channel_is_two=True,
+        soft_label_minimum=True,
+    ),
     relations=(Relation(kind="special-case-of", loss="focal", parameters={"gamma": 0}),),
     limits=(
         "The mean runs over the pixels of the batch: images with more valid pixels count more.",

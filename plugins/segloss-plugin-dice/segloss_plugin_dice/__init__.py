@@ -39,7 +39,7 @@ CARD = LossCard(
         "i": "the pixels of one image, or of the batch with batch=True",
     },
     implementation="segloss_plugin_dice.loss:DiceLoss",
-    capabilities=Capabilities(multilabel=True, soft_labels=True),
+    capabilities=Capabilities(multilabel=True, soft_labels=True, arrangement="sums"),
     relations=(
         Relation(kind="special-case-of", loss="tversky", note="both error weights 1/2"),
         Relation(kind="generalises", loss="log-cosh-dice", note="before the log-cosh"),
