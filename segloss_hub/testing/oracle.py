@@ -20,11 +20,11 @@ the array's name. The test is three lines:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,10 +60,11 @@ class OracleCase:
         self.logits, self.target = arrays["logits"], arrays["target"]
         self.value, self.grad = arrays["value"], arrays["grad"]
 
-    def check(self) -> None:
-        """Value and gradient in float64, to 1e-6 relative."""
+    def check(self, create: Callable[..., Any] | None = None) -> None:
+        """Value and gradient in float64, to 1e-6 relative; `create` builds another loss instead."""
         logits = self.logits.clone().requires_grad_()
-        value = create_loss(self.loss, **self.params)(logits, self.target, **self.extras)
+        build = partial(create_loss, self.loss) if create is None else create
+        value = build(**self.params)(logits, self.target, **self.extras)
         (grad,) = torch.autograd.grad(value.sum(), logits)
         _assert_near(value.detach(), self.value, f"{self.name}: value")
         _assert_near(grad, self.grad, f"{self.name}: gradient")
@@ -71,15 +72,21 @@ class OracleCase:
 
 def parametrize_oracle(test_file: str) -> Callable[..., Any]:
     """Run a test once for every case recorded beside it; its argument is an `OracleCase`."""
-    folder = Path(test_file).parent
+    import pytest  # an optional dependency
+
+    cases = read_oracle(Path(test_file).parent)
+    return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
+
+
+def read_oracle(folder: Path) -> list[OracleCase]:
+    """The cases that a folder's oracle.yaml and oracle.npz hold."""
     content = yaml.safe_load((folder / "oracle.yaml").read_text(encoding="utf-8"))
     mapping = _Mapping.model_validate(content)
     arrays = np.load(folder / "oracle.npz")
-    cases = [
+    return [
         OracleCase(mapping.loss, name, case, _arrays_of(arrays, case.record or name))
         for name, case in mapping.cases.items()
     ]
-    return pytest.mark.parametrize("case", cases, ids=list(mapping.cases))
 
 
 def _arrays_of(arrays: Any, record: str) -> dict[str, Tensor]:
