@@ -15,7 +15,7 @@ from segloss_hub.testing.check import check
 from segloss_hub.testing.expect import expect, expect_near, expect_same, must_refuse
 from segloss_hub.testing.samples import Sample
 from segloss_hub.testing.subject import Subject, evaluate
-from segloss_hub.testing.values import out_of_range
+from segloss_hub.testing.values import other_values, out_of_range
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -105,13 +105,17 @@ def check_everything_moves_with_the_module(subject: Subject) -> None:
 
 @check()
 def check_repr_names_it(subject: Subject) -> None:
-    """The repr has the class's name and the value of every own parameter that was given."""
-    loss = subject.build() if subject.card.capabilities.multiclass else subject.create()
-    text = repr(loss)
+    """The repr has the class's name, and every own parameter that is not at its default."""
+    text = repr(subject.create())
     expect(subject.loss_class.__name__ in text, f"repr() is {text!r}, without the class's name")
-    kept = [name for name in subject.own_parameters if name in vars(loss)]
-    hidden = [name for name in kept if f"{name}=" not in text]
-    expect(not hidden, f"repr() is {text!r}, without {', '.join(hidden)}: extend extra_repr()")
+    for name, parameter in subject.own_parameters.items():
+        for value in other_values(parameter)[:1]:
+            text = repr(subject.create(**{name: value}))
+            expect(
+                f"{name}=" in text,
+                f"repr() is {text!r}, without {name}={value!r}: keep it as an attribute of that "
+                "name, or extend extra_repr()",
+            )
 
 
 @check()

@@ -123,6 +123,8 @@ def check_parameters_act_on_their_side(subject: Subject) -> None:
     paths = error_paths(sample)
     under, over = (wrong_at(sample, paths[p][-1]) for p in ("eroding", "dilating"))
     for name, side in _sides(subject).items():
+        known = name in numeric_parameters(subject)
+        expect(known, f"the card's sides name {name!r}, which is no numeric parameter")
         rise = {
             "false-negative": _rise(subject, under, name),
             "false-positive": _rise(subject, over, name),

@@ -70,12 +70,28 @@ def check_compiled_is_eager(subject: Subject) -> None:
         extras={name: tensor.float() for name, tensor in sample.extras.items()},
     )
     expected = evaluate(subject.build(mode), sample)
+    hint = "Branch on nothing that a tensor holds, call no .item(), leave no torch operations"
     torch.compiler.reset()
     with torch._inductor.config.patch(compile_threads=1):
-        came = evaluate(torch.compile(subject.build(mode), fullgraph=True), sample)
-    torch.compiler.reset()
-    hint = "Branch on nothing that a tensor holds, and call no .item()"
+        compiled = torch.compile(subject.build(mode), fullgraph=True)
+        try:
+            came = evaluate(compiled, sample)
+        except Exception as error:  # the compiler raises what it likes
+            reason = str(error).partition("\n")[0]
+            raise AssertionError(f"{mode}: does not compile ({reason}). {hint}") from error
+        finally:
+            torch.compiler.reset()
     expect_same(came, expected, f"{mode}, compiled", hint, rtol=1e-4, atol=1e-6)
+
+
+@check(lambda subject: "low_memory" in subject.parameters)
+def check_low_memory_is_the_same(subject: Subject) -> None:
+    """The mode that keeps less computes the same."""
+    hint = "low_memory may change how the batch's ingredients are made, nothing else"
+    for mode in subject.modes:
+        sample = subject.sample(mode)
+        came = evaluate(subject.build(mode, low_memory=True), sample)
+        expect_same(came, subject.run(sample), f"{mode}, low_memory=True", hint)
 
 
 @check(lambda subject: "sync_stats" in subject.parameters)
