@@ -92,3 +92,4 @@ def test_every_plugin_has_the_shape_of_a_plugin() -> None:
         package = project["name"].replace("-", "_")
         assert project["entry-points"]["segloss_hub"] == {name: package}
         assert (path.parent / "tests" / "test_oracle.py").exists()
+        assert (path.parent / "tests" / "test_conformance.py").exists()
