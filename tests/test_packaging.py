@@ -43,7 +43,6 @@ def test_the_wheel_has_everything_that_is_read_at_run_time(site: Path) -> None:
 import segloss_hub
 from segloss_hub.catalog import known_losses, registry_path
 from segloss_hub.data import check_folder, nuclei_path
-from segloss_hub.publish.readme import readme_text
 check_folder(nuclei_path())
 print(segloss_hub.__file__, registry_path(), nuclei_path(), known_losses()["gdl"])
 """

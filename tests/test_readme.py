@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from segloss_hub.discovery import default_hub
 from segloss_hub.publish.bibtex import bibtex
 from segloss_hub.publish.markdown import code, escape_markdown, link
 from segloss_hub.publish.readme import build_readme, check_readme, readme_text
+from segloss_hub.testing.conformance import checks_for
+from segloss_hub.testing.subject import Subject
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def test_check_names_the_command_and_the_difference(checkout: Path) -> None:
 
 
 def test_every_loss_is_listed_under_its_level() -> None:
-    text = readme_text(read_catalog(ROOT / "registry.yaml"))
+    text = readme_text(read_catalog(ROOT / "registry.yaml"), ROOT)
     for card in default_hub().cards.values():
         section = text.split(f"### {card.level.capitalize()} level")[1].split("\n### ")[0]
         assert f"[{card.title}](" in section
@@ -96,3 +99,12 @@ def test_the_registry_agrees_with_the_installed_plugins() -> None:
         card, entry = default_hub().cards[name], entries[name]
         assert (entry.title, entry.level, entry.aliases) == (card.title, card.level, card.aliases)
         assert (ROOT / entry.home).samefile(folder)
+
+
+def test_the_recorded_conformance_names_the_checks_of_today() -> None:
+    for path in (ROOT / "plugins").glob("*/pyproject.toml"):
+        record = json.loads((path.parent / "conformance.json").read_text())
+        checks = [check.name for check in checks_for(Subject.installed(record["loss"]))]
+        remedy = "run: segloss check plugins/* --record && segloss readme build"
+        assert list(record["checks"]) == checks, remedy
+        assert "failed" not in record["checks"].values(), remedy

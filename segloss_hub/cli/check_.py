@@ -11,6 +11,7 @@ import click
 
 from segloss_hub.discovery import default_hub, get_card
 from segloss_hub.errors import HubError, UnknownLossError
+from segloss_hub.files import atomic_write
 
 if TYPE_CHECKING:
     from segloss_hub.testing.report import Report
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 @click.argument("losses", nargs=-1, metavar="[NAME|PATH]...")
 @click.option("--all", "every", is_flag=True, help="Check every installed loss.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
-def command(losses: tuple[str, ...], every: bool, as_json: bool) -> None:
+@click.option("--record", is_flag=True, help="Write conformance.json into each PATH.")
+def command(losses: tuple[str, ...], every: bool, as_json: bool, record: bool) -> None:
     """Hold losses to the conformance checks; status 1 if one fails.
 
     A loss is named, or given as the folder of its plugin's project, which must be installed.
@@ -30,12 +32,17 @@ def command(losses: tuple[str, ...], every: bool, as_json: bool) -> None:
         raise click.UsageError("name losses (`segloss list` has them) or folders, or ask for --all")
     from segloss_hub.testing.report import report_on  # imports torch
 
+    if record and not (losses and all(map(_is_project, losses))):
+        raise click.UsageError("--record writes into the folders of plugins: give their paths")
     problems = [str(problem) for problem in default_hub().problems] if every else []
     reports = []
     for subject in [_subject(loss) for loss in losses or tuple(default_hub().cards)]:
         reports.append(report_on(subject))
         if not as_json:
             _print(reports[-1])
+    for folder, report in zip(losses if record else (), reports):
+        text = json.dumps(report.record(), indent=2) + "\n"
+        atomic_write(Path(folder) / "conformance.json", text)
     if as_json:
         click.echo(json.dumps([report.as_dict() for report in reports], indent=2))
     for problem in problems:
@@ -48,7 +55,7 @@ def _subject(given: str) -> Subject:
     from segloss_hub.testing.subject import Subject
 
     project = Path(given)
-    if not (project / "pyproject.toml").is_file():
+    if not _is_project(given):
         if len(project.parts) > 1 or project.is_dir():
             raise HubError(f"{given!r} is no plugin project: it has no pyproject.toml")
         return Subject.installed(given)
@@ -56,6 +63,10 @@ def _subject(given: str) -> Subject:
     if (project / "tests" / "oracle.yaml").is_file():
         subject.tests_folder = project / "tests"
     return subject
+
+
+def _is_project(given: str) -> bool:
+    return (Path(given) / "pyproject.toml").is_file()
 
 
 def _plugin_in(project: Path) -> str:

@@ -50,7 +50,7 @@ class Common(TypedDict, total=False):
         Reduction, Field(default="mean", description="mean, sum, or none for every element")
     ]
     low_memory: Annotated[
-        bool, Field(default=False, description="keep no softmax: less memory, more time")
+        bool, Field(default=False, description="work in blocks where a softmax meets labels")
     ]
     sync_stats: Annotated[
         bool, Field(default=False, description="score the joined batch of a distributed run")
@@ -96,8 +96,7 @@ class SegLoss(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = _checking_parameters(cls, cls.__init__)  # type: ignore[method-assign]
+        cls.__init__ = _checking_parameters(cls, cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, **common: Unpack[Common]) -> None:
         super().__init__()

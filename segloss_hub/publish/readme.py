@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from difflib import unified_diff
 from pathlib import Path
 
@@ -26,7 +27,7 @@ COMMAND = "segloss readme build"
 
 def build_readme(root: Path) -> Path:
     """Write README.md in a checkout of the repository; returns its path."""
-    text = readme_text(_catalog(root))
+    text = readme_text(_catalog(root), root)
     path = root / "README.md"
     atomic_write(path, text)
     return path
@@ -36,7 +37,7 @@ def check_readme(root: Path) -> str | None:
     """None if README.md is what `build_readme` would write, else what differs and the remedy."""
     path = root / "README.md"
     current = path.read_text(encoding="utf-8") if path.exists() else ""
-    wanted = readme_text(_catalog(root))
+    wanted = readme_text(_catalog(root), root)
     if current == wanted:
         return None
     lines = unified_diff(
@@ -46,8 +47,8 @@ def check_readme(root: Path) -> str | None:
     return f"README.md is out of date; run `{COMMAND}`\n{shown}"
 
 
-def readme_text(catalog: Catalog) -> str:
-    """The whole of README.md: a pure function of the catalog, the cards and the template.
+def readme_text(catalog: Catalog, root: Path) -> str:
+    """The whole of README.md: a pure function of the catalog, the cards and files in `root`.
 
     Only plugins that registry.yaml lists appear, so that whatever else is installed changes
     nothing. Raises `UnknownLossError` if one of them is not installed.
@@ -70,6 +71,7 @@ def readme_text(catalog: Catalog) -> str:
         survey=SURVEY,
         bibtex=Trusted(hub_and_survey()),
         byline=_byline,
+        conformance={name: _conformance(root / home) for name, home in homes.items()},
     )
 
 
@@ -81,6 +83,17 @@ def _catalog(root: Path) -> Catalog:
             "segloss-hub, or name it with --root"
         )
     return read_catalog(path)
+
+
+def _conformance(plugin: Path) -> str | None:
+    """What `segloss check --record` has left beside a plugin: how many checks it passes."""
+    path = plugin / "conformance.json"
+    if not path.is_file():
+        return None
+    statuses = list(json.loads(path.read_text(encoding="utf-8"))["checks"].values())
+    known = statuses.count("expected failure")
+    text = f"{statuses.count('passed')} conformance checks passed"
+    return f"{text}, {known} known to fail" if known else text
 
 
 def _of_level(cards: list[LossCard], level: str) -> list[LossCard]:

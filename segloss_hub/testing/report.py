@@ -42,6 +42,10 @@ class Report:
         """What the checks measured, by what was measured."""
         return {name: f for outcome in self.outcomes for name, f in outcome.figures.items()}
 
+    def record(self) -> dict[str, Any]:
+        """What does not change from run to run: kept beside the plugin and shown in README.md."""
+        return {"loss": self.loss, "checks": {o.check: o.status for o in self.outcomes}}
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return {
