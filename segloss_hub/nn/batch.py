@@ -182,13 +182,18 @@ def _integer_labels(
     labels = target.flatten(1).long()
     valid = labels != ignore_index
     known = labels.masked_fill(~valid, 0)
-    if check and known.numel() and not 0 <= known.min() <= known.max() < classes:
+    if check and known.numel() and not _within(known, classes):
         wrong = known[(known < 0) | (known >= classes)].unique()[:5]
         raise ValueError(
             f"target has labels outside 0..{classes - 1}: {', '.join(map(str, wrong.tolist()))}. "
             f"Correct them, or pass ignore_index (now {ignore_index}) if they mark pixels to ignore"
         )
     return labels, known, valid
+
+
+def _within(labels: Tensor, classes: int) -> bool:
+    lowest, highest = labels.aminmax()
+    return bool(lowest >= 0) and bool(highest < classes)
 
 
 def _channel_target(

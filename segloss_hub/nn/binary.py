@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segloss_hub.nn.ingredients import Wanted, clear_ignored
+from segloss_hub.nn.ingredients import Wanted
 
 Outputs = tuple[Tensor | None, ...]  # in the order of ingredients: nll (N, P), tables (N, C)
 
@@ -35,16 +35,15 @@ class BinaryPass(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.wanted = wanted
         d, t = _difference(logits), labels.to(logits.dtype)
-        p = clear_ignored(torch.sigmoid(d)[:, None], valid)[:, 0]
-        ctx.save_for_backward(logits, labels, valid, weight, p)
+        p = torch.sigmoid(d).masked_fill_(~valid, 0.0)
+        ctx.save_for_backward(logits, valid, weight, p, t)
         outputs = _outputs(d, p, t, valid, weight, wanted, logits.shape[1])
         ctx.mark_non_differentiable(*(outputs[-1:] if "target" in wanted else ()))
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        logits, labels, valid, weight, p = ctx.saved_tensors
-        t = labels.to(logits.dtype)
+        logits, valid, weight, p, t = ctx.saved_tensors
         with torch.autocast(logits.device.type, enabled=False):  # backward() may be called in it
             if not torch.is_grad_enabled():
                 slope = _slope(p, t, weight, grads)
