@@ -76,12 +76,16 @@ def entries() -> list[Entry]:
         # The formula as it is written: no library takes the maps that a data loader has made.
         Entry("boundary", "PyTorch", "(softmax * maps).mean()", lambda: _plain_boundary),
         _ours("cross-entropy", "cross-entropy"),
+        _ours("cross-entropy", "cross-entropy", compiled=True),
         _ours("dice", "dice"),
+        _ours("dice", "dice", compiled=True),
         _ours("dice", "dice", batch=True),
         _ours("dice", "dice", low_memory=True),
         _ours("ce + dice", "cross-entropy + dice"),
+        _ours("ce + dice", "cross-entropy + dice", compiled=True),
         _ours("ce + dice", "cross-entropy + dice", low_memory=True),
         _ours("boundary", "boundary"),
+        _ours("boundary", "boundary", compiled=True),
         Entry(
             "tversky", "segloss-hub", "on region sums, batch", lambda: _adapted(Tversky(batch=True))
         ),
@@ -98,9 +102,15 @@ def _plain_boundary(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
     return ((x.softmax(1) * maps).mean(1) * valid).sum() / valid.sum()
 
 
-def _ours(loss: str, expression: str, **params: Any) -> Entry:
-    setting = ", ".join([expression, *params])
-    return Entry(loss, "segloss-hub", setting, lambda: _adapted(create_loss(expression, **params)))
+def _ours(loss: str, expression: str, compiled: bool = False, **params: Any) -> Entry:
+    def build() -> Loss:
+        module = create_loss(expression, **params)
+        if compiled:
+            module.compile()
+        return _adapted(module)
+
+    setting = ", ".join([expression, *params, *(["compiled"] if compiled else [])])
+    return Entry(loss, "segloss-hub", setting, build)
 
 
 def _adapted(loss: Any) -> Loss:

@@ -20,7 +20,14 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], s
     subprocess.run(
         [
             *(sys.executable, str(ROOT / "benchmarks" / "speed.py"), "--rounds", "1"),
-            *("--threads", "1", "--shapes", "1x3x16x20,1x2x8x8x8", "--only", "PyTorch|segloss-hub"),
+            *(
+                "--threads",
+                "1",
+                "--shapes",
+                "1x3x16x20,1x2x8x8x8",
+                "--only",
+                "PyTorch|segloss-hub(?!.*compiled)",
+            ),
             *("--no-memory", "--json", str(json_file), "--markdown", str(tables)),
         ],
         check=True,

@@ -147,6 +147,13 @@ def test_a_sampler_without_threshold_works_with_pixel_losses_and_says_so_for_oth
         head_loss(region, logits, target)
 
 
+def test_a_compiled_loss_gives_the_same() -> None:
+    logits, target = example()
+    compiled = HubLoss("cross-entropy + dice", compile=True)
+    expected = create_loss("cross-entropy + dice")(logits, target)
+    torch.testing.assert_close(compiled(logits, target), expected)
+
+
 def test_avg_factor_and_reduction_override() -> None:
     logits, target = example()
     loss, plain = HubLoss("cross-entropy", loss_weight=3.0), create_loss("cross-entropy")

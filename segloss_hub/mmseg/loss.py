@@ -23,6 +23,7 @@ class HubLoss(nn.Module):
             under a key that begins with `loss_`; results of one key are summed.
         ignore_index: label to ignore where the head passes none. Most heads pass their own, by
             default 255: set it there.
+        compile: let torch.compile fuse the loss; pays on small images, costs some start-up time.
         params: parameters of single terms, `{"dice": {"squared": True}}`.
         **common: parameters of every term.
 
@@ -37,12 +38,15 @@ class HubLoss(nn.Module):
         loss_name: str | None = None,
         params: Mapping[str, Mapping[str, Any]] | None = None,
         ignore_index: int | None = None,
+        compile: bool = False,
         **common: Any,
     ) -> None:
         super().__init__()
         if ignore_index is not None:
             common["ignore_index"] = ignore_index
         self.loss = create_loss(name, params=params, **common)
+        if compile:
+            self.loss.compile()
         self.ignore_index = ignore_index
         self.loss_weight = loss_weight
         self._loss_name = loss_name or f"loss_{_key(name)}"
