@@ -63,7 +63,9 @@ def main(folder: str, rank: int) -> None:
     options = {"activation": "sigmoid"} if samples[rank].mode == "multilabel" else {}
     loss = getattr(import_module(module), name)(sync_stats=True, **options)
     torch.save(evaluate(loss, samples[rank]), Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
+    dist.barrier()
+    # Gloo's threads may abort the process while the interpreter shuts down; the result is written.
+    os._exit(0)
 
 
 if __name__ == "__main__":
