@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segloss_hub.nn.ingredients import Wanted
+from segloss_hub.nn.ingredients import Wanted, differentiable_gradient
 
 Outputs = tuple[Tensor | None, ...]  # in the order of ingredients: nll (N, P), tables (N, C)
 
@@ -52,10 +52,7 @@ class BinaryPass(torch.autograd.Function):
             d = _difference(logits).masked_fill(~valid, 0.0)
             p = d.sigmoid().masked_fill(~valid, 0.0)
             outputs = _outputs(d, p, t, valid, weight, ctx.wanted, logits.shape[1])
-            pairs = [(o, g) for o, g in zip(outputs, grads) if o is not None and g is not None]
-            kept, slopes = zip(*pairs)
-            found = torch.autograd.grad(kept, logits, slopes, create_graph=True)
-            return found[0], None, None, None, None
+            return differentiable_gradient(outputs, grads, logits), None, None, None, None
 
 
 def _outputs(

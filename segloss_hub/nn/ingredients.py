@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -48,3 +49,18 @@ def clear_ignored(p: Tensor, valid: Tensor) -> Tensor:
     bits = torch.int64 if p.dtype == torch.float64 else torch.int32
     p.view(bits).bitwise_and_(-valid.to(bits)[:, None])
     return p
+
+
+def differentiable_gradient(
+    outputs: Sequence[Tensor | None], grads: Sequence[Tensor | None], logits: Tensor
+) -> Tensor:
+    """The gradient to the logits by autograd, for a pass whose gradient is itself differentiated.
+
+    `outputs` are the pass's results by plain operations; None is what nobody wanted or used.
+    """
+    pairs = [
+        (out, grad) for out, grad in zip(outputs, grads) if out is not None and grad is not None
+    ]
+    kept, slopes = zip(*pairs)
+    gradient: Tensor = torch.autograd.grad(kept, logits, slopes, create_graph=True)[0]
+    return gradient

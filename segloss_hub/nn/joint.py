@@ -14,14 +14,21 @@ a one-hot tensor, or anything else of the logits' size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segloss_hub.nn.binary import BinaryPass
-from segloss_hub.nn.ingredients import ORDER, Ingredient, Wanted, class_sums, clear_ignored
+from segloss_hub.nn.ingredients import (
+    ORDER,
+    Ingredient,
+    Wanted,
+    class_sums,
+    clear_ignored,
+    differentiable_gradient,
+)
 
 if TYPE_CHECKING:
     from segloss_hub.nn.batch import Batch
@@ -69,7 +76,7 @@ class _JointPass(torch.autograd.Function):
         logits, labels, valid, weight = ctx.saved_tensors
         with torch.autocast(logits.device.type, enabled=False):  # backward() may be called in it
             if torch.is_grad_enabled():  # somebody differentiates the gradient
-                return _differentiable_gradient(ctx, grads), None, None, None, None
+                return _by_plain_operations(ctx, grads), None, None, None, None
             p, ctx.p = ctx.p, None
             if p is None:  # a second backward pass: the first one overwrote it
                 _, p = _softmax(logits, labels, valid, ctx.wanted)
@@ -112,7 +119,7 @@ class _BlockPass(torch.autograd.Function):
         logits, target, valid, weight = ctx.saved_tensors
         with torch.autocast(logits.device.type, enabled=False):
             if torch.is_grad_enabled():
-                return _differentiable_gradient(ctx, grads), None, None, None, None
+                return _by_plain_operations(ctx, grads), None, None, None, None
             gradient = torch.empty_like(logits)
             for at in _blocks(logits):
                 labels = target[:, at].masked_fill(~valid[:, at], 0)
@@ -214,7 +221,7 @@ def _per_pixel(
     return s.neg_().add_(g), at_label.sub_(g)
 
 
-def _differentiable_gradient(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tensor:
+def _by_plain_operations(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tensor:
     """The same gradient by plain operations, for second derivatives."""
     logits, target, valid, weight = ctx.saved_tensors
     labels = target.masked_fill(~valid, 0)
@@ -222,12 +229,7 @@ def _differentiable_gradient(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tens
     p = log_p.exp().masked_fill(~valid[:, None], 0.0)
     nll = -_at(log_p, labels).masked_fill(~valid, 0.0)
     outputs = nll, *_sums(p, labels, valid, weight, ctx.wanted)
-    pairs = [
-        (out, grad) for out, grad in zip(outputs, grads) if out is not None and grad is not None
-    ]
-    kept, weights = zip(*pairs)
-    (gradient,) = torch.autograd.grad(kept, logits, weights, create_graph=True)
-    return cast(Tensor, gradient)
+    return differentiable_gradient(outputs, grads, logits)
 
 
 def _channel_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
