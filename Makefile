@@ -27,7 +27,7 @@ clean:
 # written last, so an interrupted installation starts over.
 $(STAMP): Makefile pyproject.toml constraints.txt plugins contrib $(addsuffix /pyproject.toml,$(PROJECTS))
 	test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling editables setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
 	    --editable '.[mmseg,survey,dev]' $(addprefix --editable ,$(PROJECTS))
 	touch $(STAMP)
