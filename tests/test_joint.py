@@ -16,8 +16,8 @@ from segloss_hub.nn import Batch, Ingredient, expected_cost
 from segloss_hub.nn.batch import Activation, make_batch
 from segloss_hub.nn.joint import class_sums, joint_pass
 
-NAMES: tuple[Ingredient, ...] = ("nll", "intersection", "predicted", "squares")
-SUBSETS = [names for count in (1, 2, 3, 4) for names in combinations(NAMES, count)]
+NAMES: tuple[Ingredient, ...] = ("nll", "intersection", "predicted", "squares", "missed", "excess")
+SUBSETS = [names for count in (1, 2, 4, 6) for names in combinations(NAMES, count)]
 weighted_or_not = pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 
 
@@ -69,6 +69,8 @@ class Inputs:
             "intersection": (p * truth * weight).sum(-1),
             "predicted": (p * weight).sum(-1),
             "squares": (p.square() * weight).sum(-1),
+            "missed": ((p - truth).square() * truth * weight).sum(-1),
+            "excess": ((p - truth).square() * (1 - truth) * weight).sum(-1),
         }
 
 
@@ -109,6 +111,37 @@ def test_region_sums_count_the_truth(channels: int, activation: Activation, weig
         assert_close(sums.target, expected)
 
 
+@weighted_or_not
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("activation", ["auto", "sigmoid"])
+def test_squared_errors_are_those_inside_and_outside(
+    channels: int, activation: Activation, weighted: bool
+) -> None:
+    inputs = Inputs(channels, activation)
+    errors = inputs.batch(inputs.logits, weighted).squared_errors()
+    weight = inputs.valid * inputs.weight if weighted else inputs.valid.double()
+    p, truth, weight = inputs.probabilities(), inputs.truth(), weight[:, None]
+    assert_close(errors.missed, ((1 - p).square() * truth * weight).sum(-1))
+    assert_close(errors.excess, (p.square() * (1 - truth) * weight).sum(-1))
+    assert_close(errors.target + errors.rest, weight.sum(-1).expand(-1, channels))
+
+
+def test_squared_errors_of_sure_predictions_do_not_cancel() -> None:
+    logits = torch.full((1, 3, 4, 4), -7.0)
+    logits[:, 1] = 7.0
+    batch = make_batch(
+        logits,
+        torch.ones(1, 4, 4, dtype=torch.long),
+        None,
+        {},
+        ignore_index=255,
+        activation="auto",
+        check_values=True,
+    )
+    errors, exact = batch.squared_errors(), logits.double().softmax(1).flatten(2)
+    assert_close(errors.excess[0, 0].double(), exact[0, 0].square().sum(), rtol=1e-5, atol=0)
+
+
 def test_a_likelihood_may_be_summed_as_it_is() -> None:
     inputs = Inputs()
     (ours,) = torch.autograd.grad(inputs.batch(inputs.logits).nll.sum(), inputs.logits)
@@ -117,7 +150,9 @@ def test_a_likelihood_may_be_summed_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
-@pytest.mark.parametrize("names", [NAMES, ("intersection", "squares"), ("nll", "predicted")])
+@pytest.mark.parametrize(
+    "names", [NAMES, ("intersection", "squares"), ("nll", "predicted"), ("missed", "excess")]
+)
 def test_ingredients_have_second_derivatives(names: tuple[Ingredient, ...], channels: int) -> None:
     inputs = Inputs(channels)
     factors = {name: inputs.normal(2, 9 if name == "nll" else channels) for name in names}

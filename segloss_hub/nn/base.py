@@ -68,6 +68,11 @@ class Elements(NamedTuple):
     mass: Tensor
     per_pixel: bool = False  # the last axis runs over pixels
 
+    @classmethod
+    def whole(cls, value: Tensor) -> Elements:
+        """Of a loss that is one number for the whole batch: one element, (1,)."""
+        return cls(value.reshape(1), torch.ones_like(value).reshape(1))
+
 
 class SegLoss(nn.Module):
     """Base of all losses: `loss(logits, target, *, weight=None, **extras) -> Tensor`.
@@ -183,13 +188,24 @@ class SegLoss(nn.Module):
         if how not in get_args(Reduction):
             raise ValueError(f"reduction is 'mean', 'sum' or 'none', got {how!r}")
         with torch.autocast(batch.logits.device.type, enabled=False):
-            values, mass, per_pixel = self.elements(batch)
+            elements = self.elements(batch)
             if how == "none":
-                return batch.spatial(values) if per_pixel else values
-            total, count = values.sum(), mass.sum().to(values.dtype)
-            if self.sync_stats:
-                total, count = summed_over_ranks(torch.stack([total, count]))
-            return total if how == "sum" else total / torch.where(count > 0, count, 1.0)
+                return batch.spatial(elements.values) if elements.per_pixel else elements.values
+            total, count = self._totals(elements)
+            return total if how == "sum" else total / count
+
+    def mean_of(self, elements: Elements) -> Tensor:
+        """The mean of elements; 0 if none counts. For losses that are made of several means."""
+        total, count = self._totals(elements)
+        return total / count
+
+    def _totals(self, elements: Elements) -> tuple[Tensor, Tensor]:
+        """Sum of the values and of the mass, over all ranks with `sync_stats`; 1 for no mass."""
+        total = elements.values.sum()
+        count = elements.mass.sum().to(total.dtype)
+        if self.sync_stats:
+            total, count = summed_over_ranks(torch.stack([total, count]))
+        return total, torch.where(count > 0, count, 1.0)
 
     def weights_of(self, classes: int, like: Tensor) -> Tensor:
         """(classes,): the class weights, ones if none were given.

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segloss_hub.nn.ingredients import Ingredient, RegionSums
+from segloss_hub.nn.ingredients import Ingredient, RegionSums, SquaredErrors
 from segloss_hub.nn.joint import joint_pass
 
 Activation = Literal["auto", "softmax", "sigmoid"]
@@ -43,8 +43,13 @@ class Batch:
 
     @property
     def one_pass(self) -> bool:
-        """Whether all ingredients come from one pass: integer labels, each pixel of one class."""
-        return self.target is not None and (self.channels == 1 or not self.sigmoid)
+        """Whether likelihoods and sums come from one pass: integer labels, one class a pixel."""
+        return self.target is not None and not self.multilabel
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether there are several sigmoids."""
+        return self.sigmoid and self.channels > 1
 
     @property
     def labels(self) -> Tensor:
@@ -93,6 +98,16 @@ class Batch:
         )
         return sums.over_batch(sync=self.sync_stats) if over_batch else sums
 
+    def squared_errors(self) -> SquaredErrors:
+        """Sums of (p - t)^2 where t is 1 and where it is 0, without cancellation; (N, C)."""
+        target = self._truth(squares=False)
+        return SquaredErrors(
+            self._ingredient("missed"),
+            self._ingredient("excess"),
+            target,
+            self.pixel_weight.sum(-1, keepdim=True) - target,
+        )
+
     def spatial(self, values: Tensor) -> Tensor:
         """(..., P) -> (..., *S)."""
         return values.reshape(*values.shape[:-1], *self.shape)
@@ -101,17 +116,15 @@ class Batch:
         if name not in self._ready:
             wanted = {name, *self.wanted} - set(self._ready)
             if not self.one_pass:  # there, likelihoods and sums share nothing
-                wanted = {"nll"} if name == "nll" else wanted - {"nll", "target"}
+                wanted = {"nll"} if name == "nll" else wanted - {"nll"}
             self._ready.update(joint_pass(self, frozenset(wanted)))
         return self._ready[name]
 
     def _truth(self, squares: bool) -> Tensor:
         """(N, C): sum over the pixels of t, or of t^2."""
-        if self.one_pass:
-            return self._ingredient("target")
-        target = self.channel_target
-        target = target.square() if squares else target
-        return (target * self.pixel_weight[:, None]).sum(-1)
+        if squares and self.soft is not None:
+            return (self.soft.square() * self.pixel_weight[:, None]).sum(-1)
+        return self._ingredient("target")
 
 
 def make_batch(

@@ -1,10 +1,11 @@
 """The joint pass for two classes, where one number per pixel says everything.
 
 A softmax over two channels is a sigmoid of their difference d, one channel a sigmoid of itself, and
-the sums of the background follow from those of the foreground. With A, B, Q and g as in the joint
-pass, weight w and the columns 1 for foreground, 0 for background, the gradient is closed:
+the sums of the background follow from those of the foreground. With A, B, Q, M, X and g as in the
+joint pass, weight w and the columns 1 for foreground, 0 for background, the gradient is closed:
 
-    dL/dd = w p (1 - p) (B_1 - B_0 - A_0 - 2 Q_0 + (A_1 + A_0) t + 2 (Q_1 + Q_0) p) + g (p - t)
+    dL/dd = w p (1 - p) (B_1 - B_0 - A_0 - 2 Q_0 + (A_1 + A_0) t + 2 (Q_1 + Q_0) p
+                         + 2 (X_1 + M_0) (1 - t) p - 2 (M_1 + X_0) t (1 - p)) + g (p - t)
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segloss_hub.nn.ingredients import Wanted, differentiable_gradient
-
-Outputs = tuple[Tensor | None, ...]  # in the order of ingredients: nll (N, P), tables (N, C)
+from segloss_hub.nn.ingredients import Outputs, Slopes, Wanted, differentiable_gradient
 
 
 class BinaryPass(torch.autograd.Function):
@@ -46,7 +45,7 @@ class BinaryPass(torch.autograd.Function):
         logits, valid, weight, p, t = ctx.saved_tensors
         with torch.autocast(logits.device.type, enabled=False):  # backward() may be called in it
             if not torch.is_grad_enabled():
-                slope = _slope(p, t, weight, grads)
+                slope = _slope(p, t, weight, Slopes(*grads))
                 return _to_logits(slope, logits.shape[1]), None, None, None, None
             # Somebody differentiates the gradient: the same by plain operations.
             d = _difference(logits).masked_fill(~valid, 0.0)
@@ -69,7 +68,7 @@ def _outputs(
     def table(background: Tensor, foreground: Tensor) -> Tensor:
         return torch.stack((background, foreground)[2 - channels :], 1).to(p.dtype)
 
-    nll = intersection = predicted = squares = target = None
+    nll = intersection = predicted = squares = missed = excess = target = None
     if "nll" in wanted:
         nll = F.softplus(d * (1 - 2 * t)).masked_fill(~valid, 0.0)
     if wanted != {"nll"}:
@@ -84,15 +83,24 @@ def _outputs(
         if "squares" in wanted:
             square = _sum(mass * p)
             squares = table(total - 2 * foreground + square, square)
+        if "missed" in wanted or "excess" in wanted:  # each is the other of the background
+            outside, inside = _sum(mass * p * (1 - t)), _sum(_miss_squared(p, t, weight))
+            missed = table(outside, inside) if "missed" in wanted else None
+            excess = table(inside, outside) if "excess" in wanted else None
         predicted = table(total - foreground, foreground) if "predicted" in wanted else None
         target = table(total - truth, truth) if "target" in wanted else None
-    return nll, intersection, predicted, squares, target
+    return nll, intersection, predicted, squares, missed, excess, target
 
 
-def _slope(p: Tensor, t: Tensor, weight: Tensor | None, grads: Outputs) -> Tensor:
+def _miss_squared(p: Tensor, t: Tensor, weight: Tensor | None) -> Tensor:
+    square = (1 - p).square_().mul_(t)
+    return square if weight is None else square.mul_(weight)
+
+
+def _slope(p: Tensor, t: Tensor, weight: Tensor | None, slopes: Slopes) -> Tensor:
     """(N, P): the gradient to d, 0 where ignored as p and t are."""
-    g, a, b, q, _ = grads
-    if a is None and b is None and q is None:
+    g, a, b, q, m, x, _ = slopes
+    if all(table is None for table in (a, b, q, m, x)):
         return torch.zeros_like(p) if g is None else (p - t).mul_(g)
     constant, by_t, by_p = p.new_zeros(3, len(p), 1)
     if a is not None:
@@ -107,6 +115,11 @@ def _slope(p: Tensor, t: Tensor, weight: Tensor | None, grads: Outputs) -> Tenso
     slope = torch.addcmul(constant, by_t, t)
     if q is not None:
         slope = slope.addcmul_(by_p, p)
+    for inside, outside in ((m, x), (_swapped(x), _swapped(m))):
+        if inside is not None:
+            slope = slope.addcmul_(_columns(inside)[1], t * (1 - p), value=-2)
+        if outside is not None:
+            slope = slope.addcmul_(_columns(outside)[1], p * (1 - t), value=2)
     slope = slope.mul_(torch.addcmul(p, p, p, value=-1))  # p (1 - p)
     slope = slope if weight is None else slope.mul_(weight)
     return slope if g is None else slope.addcmul_(p - t, g)
@@ -116,6 +129,13 @@ def _columns(table: Tensor) -> tuple[Tensor, Tensor]:
     """(N, C) -> background and foreground, (N, 1) each."""
     foreground = table[:, -1:]
     return (table[:, :1] if table.shape[1] == 2 else torch.zeros_like(foreground)), foreground
+
+
+def _swapped(table: Tensor | None) -> Tensor | None:
+    """The table of the other class, the background's where there is one column."""
+    if table is None or table.shape[1] == 1:
+        return None
+    return table.flip(1)
 
 
 def _to_logits(slope: Tensor, channels: int) -> Tensor:

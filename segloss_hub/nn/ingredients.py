@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from segloss_hub.nn.distributed import summed_over_ranks
 
-Ingredient = Literal["nll", "intersection", "predicted", "squares", "target"]
-ORDER: tuple[Ingredient, ...] = ("nll", "intersection", "predicted", "squares", "target")
+Ingredient = Literal["nll", "intersection", "predicted", "squares", "missed", "excess", "target"]
+ORDER: tuple[Ingredient, ...] = get_args(Ingredient)
 Wanted = frozenset[Ingredient]
+Outputs = tuple[Tensor | None, ...]  # in the order of ORDER: nll (N, P), tables (N, C)
+
+
+class Slopes(NamedTuple):
+    """The gradients of the loss to the ingredients; None for what it does not use."""
+
+    nll: Tensor | None  # (N, P), the others (N, C)
+    intersection: Tensor | None
+    predicted: Tensor | None
+    squares: Tensor | None
+    missed: Tensor | None
+    excess: Tensor | None
+    target: Tensor | None
 
 
 class RegionSums(NamedTuple):
@@ -30,6 +43,15 @@ class RegionSums(NamedTuple):
     def without_background(self) -> RegionSums:
         """The same sums without channel 0."""
         return RegionSums(*(table[:, 1:] for table in self))
+
+
+class SquaredErrors(NamedTuple):
+    """Sums of (p - t)^2 over the pixels, per image and channel (N, C), or over the batch (1, C)."""
+
+    missed: Tensor  # where t is 1: sum of t (p - t)^2
+    excess: Tensor  # where t is 0: sum of (1 - t) (p - t)^2
+    target: Tensor  # sum of t
+    rest: Tensor  # sum of 1 - t
 
 
 def class_sums(values: Tensor, labels: Tensor, channels: int) -> Tensor:

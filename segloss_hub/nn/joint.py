@@ -2,18 +2,21 @@
 
 Region losses are functions of a few sums per class, pixel losses functions of the likelihood of the
 true class. With the gradients of the loss to those (A for the intersection, B for the predicted
-sum, Q for the sum of squares, g for the likelihood term) the gradient to the logits is closed:
+sum, Q for the sum of squares, M and X for the squared errors inside and outside of the class, g for
+the likelihood term) the gradient to the logits is closed:
 
-    dL/dz_j = p_j (B_j + 2 Q_j p_j + [j = t] A_j - s + g) - [j = t] g,   s = sum_k p_k (...)_k
+    dL/dp_j = B_j + 2 (Q_j + X_j) p_j + [j = t] (A_j - 2 M_j (1 - p_j) - 2 X_j p_j)
+    dL/dz_j = p_j (dL/dp_j - s + g) - [j = t] g,   s = sum_k p_k dL/dp_k
 
-The fast mode keeps one softmax and overwrites it with the gradient. The low-memory mode works in
-blocks of pixels, keeps nothing and evaluates the softmax again on the way back. In neither there is
-a one-hot tensor, or anything else of the logits' size.
+and with several sigmoids p_j (1 - p_j) dL/dp_j. The fast mode keeps one softmax and overwrites it
+with the gradient. The low-memory mode works in blocks of pixels, keeps nothing and evaluates the
+softmax again on the way back. In neither there is a one-hot tensor, or anything else of the logits'
+size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +27,8 @@ from segloss_hub.nn.binary import BinaryPass
 from segloss_hub.nn.ingredients import (
     ORDER,
     Ingredient,
+    Outputs,
+    Slopes,
     Wanted,
     class_sums,
     clear_ignored,
@@ -34,24 +39,25 @@ if TYPE_CHECKING:
     from segloss_hub.nn.batch import Batch
 
 BLOCK = 2**18  # logits per block: they stay in a core's cache
+NO_GRADIENT = (None,) * 5  # to labels, valid, weight, wanted, sigmoid
 
 
 def joint_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     """The wanted ingredients of a batch, from one evaluation of its softmax or sigmoid."""
-    if not batch.one_pass:
+    if batch.target is None or (batch.multilabel and "nll" in wanted):
         return _channel_pass(batch, wanted)
     rest = batch.valid, batch.weight, wanted
-    if batch.channels <= 2:
+    if batch.channels <= 2 and not batch.multilabel:
         values = BinaryPass.apply(batch.logits, batch.labels, *rest)  # type: ignore[no-untyped-call]
     elif batch.low_memory:
-        values = _BlockPass.apply(batch.logits, batch.target, *rest)  # type: ignore[no-untyped-call]
+        values = _BlockPass.apply(batch.logits, batch.target, *rest, batch.sigmoid)  # type: ignore[no-untyped-call]
     else:
-        values = _JointPass.apply(batch.logits, batch.labels, *rest)  # type: ignore[no-untyped-call]
+        values = _JointPass.apply(batch.logits, batch.labels, *rest, batch.sigmoid)  # type: ignore[no-untyped-call]
     return {name: value for name, value in zip(ORDER, values) if value is not None}
 
 
 class _JointPass(torch.autograd.Function):
-    """Softmax with integer labels: the fast mode."""
+    """Integer labels, softmax or several sigmoids: the fast mode."""
 
     @staticmethod
     def forward(
@@ -61,26 +67,28 @@ class _JointPass(torch.autograd.Function):
         valid: Tensor,
         weight: Tensor | None,
         wanted: Wanted,
-    ) -> tuple[Tensor | None, ...]:
+        sigmoid: bool,
+    ) -> Outputs:
         ctx.save_for_backward(logits, labels, valid, weight)
-        ctx.wanted = wanted
+        ctx.wanted, ctx.sigmoid = wanted, sigmoid
         ctx.set_materialize_grads(False)
-        nll, p = _softmax(logits, labels, valid, wanted)
+        nll, p = _probabilities(logits, labels, valid, wanted, sigmoid)
         ctx.p = p if ctx.needs_input_grad[0] else None
         tables = _sums(p, labels, valid, weight, wanted)
         ctx.mark_non_differentiable(*(tables[-1:] if "target" in wanted else ()))
         return nll, *tables
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> Outputs:
         logits, labels, valid, weight = ctx.saved_tensors
         with torch.autocast(logits.device.type, enabled=False):  # backward() may be called in it
             if torch.is_grad_enabled():  # somebody differentiates the gradient
-                return _by_plain_operations(ctx, grads), None, None, None, None
+                return _by_plain_operations(ctx, grads), *NO_GRADIENT
             p, ctx.p = ctx.p, None
             if p is None:  # a second backward pass: the first one overwrote it
-                _, p = _softmax(logits, labels, valid, ctx.wanted)
-            return _closed_gradient(p, labels, valid, weight, grads), None, None, None, None
+                _, p = _probabilities(logits, labels, valid, ctx.wanted, ctx.sigmoid)
+            slopes = Slopes(*grads)
+            return _closed_gradient(p, labels, valid, weight, slopes, ctx.sigmoid), *NO_GRADIENT
 
 
 class _BlockPass(torch.autograd.Function):
@@ -94,9 +102,10 @@ class _BlockPass(torch.autograd.Function):
         valid: Tensor,
         weight: Tensor | None,
         wanted: Wanted,
-    ) -> tuple[Tensor | None, ...]:
+        sigmoid: bool,
+    ) -> Outputs:
         ctx.save_for_backward(logits, target, valid, weight)
-        ctx.wanted = wanted
+        ctx.wanted, ctx.sigmoid = wanted, sigmoid
         ctx.set_materialize_grads(False)
         nll = torch.empty_like(target, dtype=logits.dtype) if "nll" in wanted else None
         tables = [
@@ -104,7 +113,7 @@ class _BlockPass(torch.autograd.Function):
         ]
         for at in _blocks(logits):
             labels = target[:, at].masked_fill(~valid[:, at], 0)
-            some, p = _softmax(logits[:, :, at], labels, valid[:, at], wanted)
+            some, p = _probabilities(logits[:, :, at], labels, valid[:, at], wanted, sigmoid)
             if nll is not None and some is not None:
                 nll[:, at] = some
             sums = _sums(p, labels, valid[:, at], _part(weight, at), wanted)
@@ -115,20 +124,20 @@ class _BlockPass(torch.autograd.Function):
         return nll, *tables
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> Outputs:
         logits, target, valid, weight = ctx.saved_tensors
         with torch.autocast(logits.device.type, enabled=False):
             if torch.is_grad_enabled():
-                return _by_plain_operations(ctx, grads), None, None, None, None
-            gradient = torch.empty_like(logits)
+                return _by_plain_operations(ctx, grads), *NO_GRADIENT
+            gradient, slopes = torch.empty_like(logits), Slopes(*grads)
             for at in _blocks(logits):
-                labels = target[:, at].masked_fill(~valid[:, at], 0)
-                _, p = _softmax(logits[:, :, at], labels, valid[:, at], ctx.wanted)
-                some = (_part(grads[0], at), *grads[1:])
+                labels, seen = target[:, at].masked_fill(~valid[:, at], 0), valid[:, at]
+                _, p = _probabilities(logits[:, :, at], labels, seen, ctx.wanted, ctx.sigmoid)
+                here = slopes._replace(nll=_part(slopes.nll, at))
                 gradient[:, :, at] = _closed_gradient(
-                    p, labels, valid[:, at], _part(weight, at), some
+                    p, labels, seen, _part(weight, at), here, ctx.sigmoid
                 )
-            return gradient, None, None, None, None
+            return gradient, *NO_GRADIENT
 
 
 def _blocks(logits: Tensor) -> Iterator[slice]:
@@ -141,12 +150,14 @@ def _part(values: Tensor | None, at: slice) -> Tensor | None:
     return None if values is None else values[:, at]
 
 
-def _softmax(
-    logits: Tensor, labels: Tensor, valid: Tensor, wanted: Wanted
+def _probabilities(
+    logits: Tensor, labels: Tensor, valid: Tensor, wanted: Wanted, sigmoid: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """The likelihood term if it is wanted, and the softmax, 0 where ignored."""
+    """The likelihood term if it is wanted, and the probabilities, 0 where ignored."""
     nll = None
-    if "nll" in wanted:
+    if sigmoid:
+        p = torch.sigmoid(logits)
+    elif "nll" in wanted:
         log_p = torch.log_softmax(logits, 1)
         nll = _at(log_p, labels).neg_().masked_fill_(~valid, 0.0)
         p = log_p.exp_()
@@ -157,8 +168,9 @@ def _softmax(
 
 def _sums(
     p: Tensor, labels: Tensor, valid: Tensor, weight: Tensor | None, wanted: Wanted
-) -> tuple[Tensor | None, ...]:
-    intersection = predicted = squares = target = None
+) -> Outputs:
+    """All but the likelihoods, in their order. `p` is the same afterwards."""
+    intersection = predicted = squares = missed = excess = target = None
     channels = p.shape[1]
     if "intersection" in wanted:
         intersection = class_sums(_weighted(_at(p, labels), weight), labels, channels)
@@ -168,11 +180,19 @@ def _sums(
     elif "predicted" in wanted:
         predicted = torch.stack([_weighted(p_c, weight).sum(-1) for p_c in p.unbind(1)], 1)
     if "squares" in wanted:
-        squares = torch.stack([_weighted(p_c.square(), weight).sum(-1) for p_c in p.unbind(1)], 1)
+        squares = _squares(p, weight)
+    each = valid.to(p.dtype) if weight is None else weight
+    if "missed" in wanted:
+        missed = class_sums((1 - _at(p, labels)).square_().mul_(each), labels, channels)
+    if "excess" in wanted:  # the labelled classes are taken out, not subtracted: no cancellation
+        excess = _squares(p.scatter(1, labels[:, None], 0.0), weight)
     if "target" in wanted:
-        each = valid.to(p.dtype) if weight is None else weight
         target = class_sums(each, labels, channels)
-    return intersection, predicted, squares, target
+    return intersection, predicted, squares, missed, excess, target
+
+
+def _squares(p: Tensor, weight: Tensor | None) -> Tensor:
+    return torch.stack([_weighted(p_c.square(), weight).sum(-1) for p_c in p.unbind(1)], 1)
 
 
 def _closed_gradient(
@@ -180,60 +200,73 @@ def _closed_gradient(
     labels: Tensor,
     valid: Tensor,
     weight: Tensor | None,
-    grads: tuple[Tensor | None, ...],
+    slopes: Slopes,
+    sigmoid: bool,
 ) -> Tensor:
-    """Turn the softmax `p` into the gradient to the logits, in place."""
-    _, _, b, q, _ = grads
-    shared, at_label = _per_pixel(p, labels, valid, weight, grads)
+    """Turn the probabilities `p` into the gradient to the logits, in place."""
+    by_square = _added(slopes.squares, slopes.excess)
+    at_label = _label_slope(p, labels, slopes)  # times p of the label
+    if sigmoid:
+        shared = torch.zeros_like(at_label)
+        at_label *= 1 - _at(p, labels)
+    else:
+        shared = _shared_slope(p, at_label, by_square, slopes)
+    if weight is not None:
+        shared *= weight
+        at_label *= weight
+    if slopes.nll is not None:
+        g = slopes.nll.masked_fill(~valid, 0.0)
+        shared += g
+        at_label -= g
     for c, p_c in enumerate(p.unbind(1)):
         slope = shared
-        if b is not None:
-            slope = slope + _weighted(b[:, c, None], weight)
-        if q is not None:
-            slope = slope + _weighted(2 * q[:, c, None] * p_c, weight)
-        p_c.mul_(slope)
+        if slopes.predicted is not None:
+            slope = slope + _weighted(slopes.predicted[:, c, None], weight)
+        if by_square is not None:
+            slope = slope + _weighted(2 * by_square[:, c, None] * p_c, weight)
+        p_c.mul_(slope * (1 - p_c) if sigmoid else slope)
     return p.scatter_add_(1, labels[:, None], at_label[:, None])
 
 
-def _per_pixel(
-    p: Tensor,
-    labels: Tensor,
-    valid: Tensor,
-    weight: Tensor | None,
-    grads: tuple[Tensor | None, ...],
-) -> tuple[Tensor, Tensor]:
-    """What the slopes of all classes share, g - s, and what the labelled class adds; (N, P)."""
-    g, a, b, q, _ = grads
-    s = torch.zeros_like(p[:, 0])
+def _label_slope(p: Tensor, labels: Tensor, slopes: Slopes) -> Tensor:
+    """(N, P): what the labelled class has beyond the others in dL/dp, times its p."""
+    hit, result = _at(p, labels), torch.zeros_like(p[:, 0])
+    if slopes.intersection is not None:
+        result += slopes.intersection.gather(1, labels)
+    if slopes.missed is not None:
+        result += 2 * slopes.missed.gather(1, labels) * (hit - 1)
+    if slopes.excess is not None:
+        result -= 2 * slopes.excess.gather(1, labels) * hit
+    return result.mul_(hit)
+
+
+def _shared_slope(p: Tensor, at_label: Tensor, by_square: Tensor | None, slopes: Slopes) -> Tensor:
+    """(N, P): -s, which a softmax adds to the slope of every class."""
+    s = at_label.clone()
     # Class by class: a matrix product may round to TF32 on a GPU.
-    for b_c, p_c in zip(() if b is None else b.unbind(1), p.unbind(1)):
-        s.addcmul_(b_c[:, None], p_c)
-    for q_c, p_c in zip(() if q is None else q.unbind(1), p.unbind(1)):
-        s.addcmul_(q_c[:, None], p_c.square(), value=2)
-    at_label = torch.zeros_like(s) if a is None else a.gather(1, labels).mul_(_at(p, labels))
-    s += at_label
-    if weight is not None:
-        s *= weight
-        at_label *= weight
-    if g is None:
-        return s.neg_(), at_label
-    g = g.masked_fill(~valid, 0.0)
-    return s.neg_().add_(g), at_label.sub_(g)
+    if slopes.predicted is not None:
+        for b_c, p_c in zip(slopes.predicted.unbind(1), p.unbind(1)):
+            s.addcmul_(b_c[:, None], p_c)
+    if by_square is not None:
+        for q_c, p_c in zip(by_square.unbind(1), p.unbind(1)):
+            s.addcmul_(q_c[:, None], p_c.square(), value=2)
+    return s.neg_()
 
 
 def _by_plain_operations(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tensor:
     """The same gradient by plain operations, for second derivatives."""
     logits, target, valid, weight = ctx.saved_tensors
     labels = target.masked_fill(~valid, 0)
-    log_p = torch.log_softmax(logits.masked_fill(~valid[:, None], 0.0), 1)
-    p = log_p.exp().masked_fill(~valid[:, None], 0.0)
+    clean = logits.masked_fill(~valid[:, None], 0.0)
+    log_p = torch.log_softmax(clean, 1)
+    p = (clean.sigmoid() if ctx.sigmoid else log_p.exp()).masked_fill(~valid[:, None], 0.0)
     nll = -_at(log_p, labels).masked_fill(~valid, 0.0)
     outputs = nll, *_sums(p, labels, valid, weight, ctx.wanted)
     return differentiable_gradient(outputs, grads, logits)
 
 
 def _channel_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
-    """Soft labels, and several sigmoids."""
+    """Soft labels, and the likelihoods of several sigmoids."""
     logits, target = batch.clean_logits, batch.channel_target
     ready: dict[Ingredient, Tensor] = {}
     if "nll" in wanted:
@@ -241,13 +274,18 @@ def _channel_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     if wanted <= {"nll"}:
         return ready
     p = logits.sigmoid() if batch.sigmoid else logits.softmax(1)
-    mass = p * batch.pixel_weight[:, None]
+    mass = batch.pixel_weight[:, None]
+
     # Products and sums, not einsum: autocast would round a matrix product's gradient.
-    factors: dict[Ingredient, Tensor | int] = {"intersection": target, "predicted": 1, "squares": p}
-    sums: dict[Ingredient, Tensor] = {
-        name: (mass * factors[name]).sum(-1) for name in wanted - {"nll"}
+    terms: dict[Ingredient, Callable[[], Tensor]] = {
+        "intersection": lambda: p * target,
+        "predicted": lambda: p,
+        "squares": lambda: p.square(),
+        "missed": lambda: (p - target).square() * target,
+        "excess": lambda: (p - target).square() * (1 - target),
+        "target": lambda: target,
     }
-    return ready | sums
+    return ready | {name: (mass * terms[name]()).sum(-1) for name in wanted - {"nll"}}
 
 
 def _channel_nll(batch: Batch, logits: Tensor, target: Tensor) -> Tensor:
@@ -269,3 +307,7 @@ def _at(values: Tensor, labels: Tensor) -> Tensor:
 
 def _weighted(values: Tensor, weight: Tensor | None) -> Tensor:
     return values if weight is None else values * weight
+
+
+def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a if b is None else b if a is None else a + b

@@ -37,8 +37,9 @@ class RegionOptions(Common, total=False):
 class RegionLoss(SegLoss):
     r"""One minus a ratio of sums for each class, :math:`1 - (a_c + s_n) / (b_c + s_d)`.
 
-    A subclass gives a and b in `ratio`. The mean runs over images and classes, weighted by
-    `class_weight` and divided by its sum; an element (`reduction="none"`) is a class of an image,
+    A subclass gives a and b in `ratio`, and in `link` what it makes of them if that is something
+    else. The mean runs over images and classes, weighted by `class_weight` and divided by its sum;
+    an element (`reduction="none"`) is a class of an image,
     (N, C), with `batch=True` (1, C), with one ratio over all classes (N, 1). A class that is not
     there and not predicted scores 0; an image without a valid pixel does not count. With
     `absent_class="skip"` the mean runs over the pairs of image and class that are there.
@@ -64,6 +65,10 @@ class RegionLoss(SegLoss):
         """The mathematics: numerator and denominator, (N, C), equal for a perfect prediction."""
         raise NotImplementedError(f"{type(self).__name__} must implement ratio(sums)")
 
+    def link(self, above: Tensor, below: Tensor) -> Tensor:
+        """What an element makes of its smoothed ratio; 0 where the two are equal."""
+        return 1 - above / below
+
     def pooling(self, sums: RegionSums, weights: Tensor) -> Tensor | None:
         """(N, C): weights that sum the classes into one ratio; None for one ratio each."""
         return weights if self.joint else None
@@ -85,8 +90,8 @@ class RegionLoss(SegLoss):
             present = present.any(1, keepdim=True)
             nothing = nothing.all(1, keepdim=True) | (below == 0)  # class weights may be 0
             weights = seen.to(below.dtype)
-        score = (above + self.smooth_nr) / (below + self.smooth_dr + nothing)
-        loss = torch.where(nothing, 0.0, 1 - score) * weights
+        above, below = above + self.smooth_nr + nothing, below + self.smooth_dr + nothing
+        loss = torch.where(nothing, 0.0, self.link(above, below)) * weights
         if self.absent_class == "keep":
             return Elements(loss, weights)
         return Elements(
