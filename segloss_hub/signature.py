@@ -57,7 +57,8 @@ def _of_class(module: str, definition: ast.ClassDef) -> list[ParameterInfo]:
     positional = [None] * (len(arguments.args) - 1 - len(arguments.defaults))
     defaults = [*positional, *arguments.defaults, *arguments.kw_defaults]
     own = [_info(module, a.arg, a.annotation, default) for a, default in zip(named, defaults)]
-    return own + _common(module, arguments.kwarg)
+    taken = {info.name for info in own}  # an own default replaces the common one
+    return own + [info for info in _common(module, arguments.kwarg) if info.name not in taken]
 
 
 def _common(module: str, kwarg: ast.arg | None) -> list[ParameterInfo]:

@@ -21,6 +21,12 @@ SUBSETS = [names for count in (1, 2, 4, 6) for names in combinations(NAMES, coun
 weighted_or_not = pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 
 
+@pytest.fixture(params=["auto", "torch"], autouse=True)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled kernels and without."""
+    monkeypatch.setenv("SEGLOSS_KERNELS", request.param)
+
+
 class Inputs:
     """Logits, labels (a third ignored) and weights of two images of nine pixels, in float64."""
 
@@ -235,8 +241,9 @@ def memory(tensor: Tensor) -> int:
     ],
 )
 def test_one_softmax_is_all_that_is_computed_and_allocated(
-    expression: str, softmaxes: list[str]
+    expression: str, softmaxes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SEGLOSS_KERNELS", "torch")
     logits = torch.randn(2, 30, 20, requires_grad=True)
     labels = torch.randint(0, 30, (2, 20))
     loss = create_loss(expression)

@@ -14,6 +14,12 @@ EXPRESSIONS = ("cross-entropy", "dice", "cross-entropy + 0.5 * dice")
 OPTIONS = {"dice": {"squared": True, "batch": True}, "cross-entropy": {}}
 
 
+@pytest.fixture(params=["auto", "torch"], autouse=True)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled kernels and without."""
+    monkeypatch.setenv("SEGLOSS_KERNELS", request.param)
+
+
 def example(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Two images of more pixels than one block holds, and not a multiple of it."""
     torch.manual_seed(0)

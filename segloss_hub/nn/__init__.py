@@ -13,14 +13,29 @@ from segloss_hub.nn.distance import (
     other_class_distance,
 )
 from segloss_hub.nn.ingredients import Ingredient, RegionSums
+from segloss_hub.nn.label_cost import label_cost
 from segloss_hub.nn.links import focal_link, power_link
 from segloss_hub.nn.parameters import Parameter, parameters_of
-from segloss_hub.nn.pixels import TrueClass, expected_cost, spread_nll, true_class
-from segloss_hub.nn.regions import RegionLoss, RegionOptions, region_sums
+from segloss_hub.nn.pixels import (
+    TrueClass,
+    expected_cost,
+    spread_nll,
+    true_class,
+    weighted_nll,
+)
+from segloss_hub.nn.ranking import kth_largest, largest_share
+from segloss_hub.nn.regions import (
+    CurvedRegionLoss,
+    RegionLoss,
+    RegionOptions,
+    region_sums,
+    tversky_ratio,
+)
 
 __all__ = [
     "Batch",
     "Common",
+    "CurvedRegionLoss",
     "DistanceTransform",
     "Elements",
     "Ingredient",
@@ -39,6 +54,9 @@ __all__ = [
     "expected_cost",
     "focal_link",
     "forget_maps",
+    "kth_largest",
+    "label_cost",
+    "largest_share",
     "nearest_distance",
     "once_per_batch",
     "other_class_distance",
@@ -47,4 +65,6 @@ __all__ = [
     "region_sums",
     "spread_nll",
     "true_class",
+    "tversky_ratio",
+    "weighted_nll",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segloss_hub.nn.ingredients import Ingredient, RegionSums, SquaredErrors
 from segloss_hub.nn.joint import joint_pass
+from segloss_hub.nn.kernels import kernels_for
 
 Activation = Literal["auto", "softmax", "sigmoid"]
 
@@ -23,16 +24,17 @@ class Batch:
     """
 
     logits: Tensor  # (N, C, P), float32 or float64
-    target: Tensor | None  # (N, P) int64 labels as given; None for a soft target
+    target: Tensor | None  # (N, P) labels as given, of any integer type; None for a soft target
     soft: Tensor | None  # (N, C, P) probabilities; None for integer labels
-    valid: Tensor  # (N, P) bool, False where ignored
     weight: Tensor | None  # (N, P) pixel weights, 0 where ignored; None if not given
     sigmoid: bool
     shape: torch.Size  # *S
+    ignore_index: int
     low_memory: bool = False
     sync_stats: bool = False
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     wanted: frozenset[Ingredient] = frozenset()  # computed together, in one pass
+    _valid: Tensor | None = None
     _labels: Tensor | None = None
     _ready: dict[Ingredient, Tensor] = field(default_factory=dict)
 
@@ -52,18 +54,35 @@ class Batch:
         return self.sigmoid and self.channels > 1
 
     @property
+    def valid(self) -> Tensor:
+        """(N, P) bool, False where ignored."""
+        if self._valid is None:
+            assert self.target is not None  # that of a soft target is known from the start
+            self._valid = self.target != self.ignore_index
+        return self._valid
+
+    @property
     def labels(self) -> Tensor:
         """(N, P) int64, 0 where ignored. Raises `ValueError` for a soft target."""
         if self.target is None:
             raise ValueError("this loss takes integer labels of shape (N, *S), no probabilities")
         if self._labels is None:
-            self._labels = self.target.masked_fill(~self.valid, 0)
+            self._labels = self.target.long().masked_fill(~self.valid, 0)
         return self._labels
 
     @property
     def pixel_weight(self) -> Tensor:
         """(N, P): the weight of each pixel in a mean, 0 where ignored."""
         return self.valid.to(self.logits.dtype) if self.weight is None else self.weight
+
+    @property
+    def pixel_mass(self) -> Tensor:
+        """(N, P): what a mean over pixels divides by, the weights, or without any where valid."""
+        return self.valid if self.weight is None else self.weight
+
+    def weighted(self, values: Tensor) -> Tensor:
+        """(N, P) -> (N, P): values times the pixel weights; they are 0 where ignored already."""
+        return values if self.weight is None else values * self.weight
 
     @property
     def channel_target(self) -> Tensor:
@@ -105,7 +124,7 @@ class Batch:
             self._ingredient("missed"),
             self._ingredient("excess"),
             target,
-            self.pixel_weight.sum(-1, keepdim=True) - target,
+            (self.pixel_mass.sum(-1, keepdim=True, dtype=torch.float64) - target).to(target.dtype),
         )
 
     def spatial(self, values: Tensor) -> Tensor:
@@ -152,25 +171,30 @@ def make_batch(
         target = target.squeeze(1)  # (N, 1, *S) labels of one channel are (N, *S) labels
     flat = logits.flatten(2)
     flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
-    labels = known = soft = None
+    labels = soft = valid = None
     if target.shape == (len(logits), *spatial) and not (channels == 1 and _is_float(target)):
-        labels, known, valid = _integer_labels(target, max(channels, 2), ignore_index, check_values)
+        labels = _integer_labels(target)
     else:
         soft, valid = _channel_target(logits, target, sigmoid, ignore_index, check_values)
         soft = soft.to(flat.dtype)
-    return Batch(
+    batch = Batch(
         logits=flat,
         target=labels,
         soft=soft,
-        valid=valid,
-        weight=_flat_weight(weight, logits, valid, flat.dtype, check_values),
+        weight=None,
         sigmoid=sigmoid,
         shape=spatial,
+        ignore_index=ignore_index,
         low_memory=low_memory,
         sync_stats=sync_stats,
-        _labels=None if low_memory else known,
+        _valid=valid,
         extras=extras,
     )
+    if check_values and labels is not None:
+        _check_labels(batch, max(channels, 2))
+    if weight is not None:
+        batch.weight = _flat_weight(weight, logits, batch.valid, flat.dtype, check_values)
+    return batch
 
 
 def _check_logits(logits: Tensor) -> None:
@@ -183,30 +207,32 @@ def _check_logits(logits: Tensor) -> None:
         raise ValueError(f"logits of shape {tuple(logits.shape)} have no channel")
 
 
-def _integer_labels(
-    target: Tensor, classes: int, ignore_index: int, check: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, *S) -> labels as given, labels with 0 where ignored, valid; all (N, P)."""
+def _integer_labels(target: Tensor) -> Tensor:
+    """(N, *S) -> (N, P), whatever integer type they have."""
     if _is_float(target):
         raise ValueError(
             f"a target of shape (N, *S) holds integer labels, got {target.dtype}: pass "
             "target.long(), or probabilities of shape (N, C, *S)"
         )
-    labels = target.flatten(1).long()
-    valid = labels != ignore_index
-    known = labels.masked_fill(~valid, 0)
-    if check and known.numel() and not _within(known, classes):
-        wrong = known[(known < 0) | (known >= classes)].unique()[:5]
+    return target.flatten(1)
+
+
+def _check_labels(batch: Batch, classes: int) -> None:
+    """Raise `ValueError` for a label that is none of the classes."""
+    assert batch.target is not None
+    kernels = kernels_for(batch.logits)
+    if not batch.target.numel() or (
+        kernels is not None and kernels.labels_within(batch.target, batch.ignore_index, classes)
+    ):
+        return
+    lowest, highest = batch.labels.aminmax()
+    if lowest < 0 or highest >= classes:
+        wrong = batch.labels[(batch.labels < 0) | (batch.labels >= classes)].unique()[:5]
         raise ValueError(
             f"target has labels outside 0..{classes - 1}: {', '.join(map(str, wrong.tolist()))}. "
-            f"Correct them, or pass ignore_index (now {ignore_index}) if they mark pixels to ignore"
+            f"Correct them, or pass ignore_index (now {batch.ignore_index}) if they mark pixels to "
+            "ignore"
         )
-    return labels, known, valid
-
-
-def _within(labels: Tensor, classes: int) -> bool:
-    lowest, highest = labels.aminmax()
-    return bool(lowest >= 0) and bool(highest < classes)
 
 
 def _channel_target(
@@ -245,10 +271,8 @@ def _channel_target(
 
 
 def _flat_weight(
-    weight: Tensor | None, logits: Tensor, valid: Tensor, dtype: torch.dtype, check: bool
-) -> Tensor | None:
-    if weight is None:
-        return None
+    weight: Tensor, logits: Tensor, valid: Tensor, dtype: torch.dtype, check: bool
+) -> Tensor:
     if weight.shape != (len(logits), *logits.shape[2:]):
         raise ValueError(
             f"weight is one value per pixel: expected shape "

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -35,3 +36,26 @@ def _all_reduced(values: Tensor) -> Tensor:
     total = values.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total
+
+
+def gathered_over_ranks(values: Tensor, fill: float) -> tuple[Tensor, slice]:
+    """What all ranks hold side by side along the last axis, and where this rank's part is.
+
+    Ranks may differ in the size of that axis: shorter parts are filled up with `fill`. The sizes
+    are compared on the host, which waits for a GPU. No gradient flows to the other ranks.
+    """
+    own = values.shape[-1]
+    if not (dist.is_available() and dist.is_initialized()):
+        return values, slice(0, own)
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    longest = int(max(_from_all_ranks(torch.tensor([own], device=values.device), ranks)))
+    padded = F.pad(values.detach(), (0, longest - own), value=fill)
+    parts = _from_all_ranks(padded, ranks)
+    return torch.cat(parts, -1), slice(rank * longest, rank * longest + own)
+
+
+def _from_all_ranks(values: Tensor, ranks: int) -> list[Tensor]:
+    values = values.contiguous()
+    parts = [torch.empty_like(values) for _ in range(ranks)]
+    dist.all_gather(parts, values)
+    return parts

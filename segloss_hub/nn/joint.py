@@ -17,6 +17,7 @@ size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +35,7 @@ from segloss_hub.nn.ingredients import (
     clear_ignored,
     differentiable_gradient,
 )
+from segloss_hub.nn.kernels import kernels_for
 
 if TYPE_CHECKING:
     from segloss_hub.nn.batch import Batch
@@ -46,14 +48,72 @@ def joint_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     """The wanted ingredients of a batch, from one evaluation of its softmax or sigmoid."""
     if batch.target is None or (batch.multilabel and "nll" in wanted):
         return _channel_pass(batch, wanted)
-    rest = batch.valid, batch.weight, wanted
-    if batch.channels <= 2 and not batch.multilabel:
-        values = BinaryPass.apply(batch.logits, batch.labels, *rest)  # type: ignore[no-untyped-call]
-    elif batch.low_memory:
-        values = _BlockPass.apply(batch.logits, batch.target, *rest, batch.sigmoid)  # type: ignore[no-untyped-call]
+    kernels = kernels_for(batch.logits)
+    if kernels is not None:
+        given = batch.target, batch.weight, batch.ignore_index, wanted, batch.sigmoid
+        values = _KernelPass.apply(batch.logits, *given, kernels)  # type: ignore[no-untyped-call]
     else:
-        values = _JointPass.apply(batch.logits, batch.labels, *rest, batch.sigmoid)  # type: ignore[no-untyped-call]
+        labels = batch.target if batch.low_memory else batch.labels
+        pixels = batch.logits, labels, batch.valid, batch.weight
+        values = _torch_pass(*pixels, wanted, batch.sigmoid, batch.low_memory)
     return {name: value for name, value in zip(ORDER, values) if value is not None}
+
+
+def _torch_pass(
+    logits: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    weight: Tensor | None,
+    wanted: Wanted,
+    sigmoid: bool,
+    low_memory: bool,
+) -> Outputs:
+    """The reference, in plain PyTorch; with `low_memory` the labels may hold ignored ones."""
+    given: tuple[Any, ...] = logits, labels, valid, weight, wanted, sigmoid
+    kind: type[torch.autograd.Function]
+    if logits.shape[1] == 1 or (logits.shape[1] == 2 and not sigmoid):
+        known = labels.masked_fill(~valid, 0) if low_memory else labels
+        kind, given = BinaryPass, (logits, known, *given[2:-1])
+    else:
+        kind = _BlockPass if low_memory else _JointPass
+    values: Outputs = kind.apply(*given)  # type: ignore[no-untyped-call]
+    return values
+
+
+class _KernelPass(torch.autograd.Function):
+    """The compiled form: reads the logits once forward and once backward, and keeps nothing."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        wanted: Wanted,
+        sigmoid: bool,
+        kernels: ModuleType,
+    ) -> Outputs:
+        ctx.save_for_backward(logits, target, weight)
+        ctx.given, ctx.wanted, ctx.kernels = (ignore_index, sigmoid), wanted, kernels
+        ctx.set_materialize_grads(False)
+        nll, tables = kernels.forward(logits, target, weight, ignore_index, wanted, sigmoid)
+        ctx.mark_non_differentiable(*(tables["target"],) if "target" in wanted else ())
+        return nll, *(tables.get(name) for name in ORDER[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Outputs:
+        logits, target, weight = ctx.saved_tensors
+        ignore_index, sigmoid = ctx.given
+        if not torch.is_grad_enabled():
+            slopes = Slopes(*grads)
+            gradient = ctx.kernels.backward(logits, target, weight, ignore_index, slopes, sigmoid)
+            return gradient, *(None,) * 6
+        with torch.autocast(logits.device.type, enabled=False):  # somebody differentiates this
+            valid = target != ignore_index
+            labels = target.long().masked_fill(~valid, 0)
+            outputs = _torch_pass(logits, labels, valid, weight, ctx.wanted, sigmoid, False)
+            return differentiable_gradient(outputs, grads, logits), *(None,) * 6
 
 
 class _JointPass(torch.autograd.Function):
@@ -83,7 +143,9 @@ class _JointPass(torch.autograd.Function):
         logits, labels, valid, weight = ctx.saved_tensors
         with torch.autocast(logits.device.type, enabled=False):  # backward() may be called in it
             if torch.is_grad_enabled():  # somebody differentiates the gradient
-                return _by_plain_operations(ctx, grads), *NO_GRADIENT
+                pixels = logits, labels, valid, weight
+                gradient = _by_plain_operations(pixels, ctx.wanted, ctx.sigmoid, grads)
+                return gradient, *NO_GRADIENT
             p, ctx.p = ctx.p, None
             if p is None:  # a second backward pass: the first one overwrote it
                 _, p = _probabilities(logits, labels, valid, ctx.wanted, ctx.sigmoid)
@@ -112,7 +174,7 @@ class _BlockPass(torch.autograd.Function):
             logits.new_zeros(logits.shape[:2]) if name in wanted else None for name in ORDER[1:]
         ]
         for at in _blocks(logits):
-            labels = target[:, at].masked_fill(~valid[:, at], 0)
+            labels = target[:, at].long().masked_fill(~valid[:, at], 0)
             some, p = _probabilities(logits[:, :, at], labels, valid[:, at], wanted, sigmoid)
             if nll is not None and some is not None:
                 nll[:, at] = some
@@ -128,10 +190,12 @@ class _BlockPass(torch.autograd.Function):
         logits, target, valid, weight = ctx.saved_tensors
         with torch.autocast(logits.device.type, enabled=False):
             if torch.is_grad_enabled():
-                return _by_plain_operations(ctx, grads), *NO_GRADIENT
+                pixels = logits, target.long().masked_fill(~valid, 0), valid, weight
+                gradient = _by_plain_operations(pixels, ctx.wanted, ctx.sigmoid, grads)
+                return gradient, *NO_GRADIENT
             gradient, slopes = torch.empty_like(logits), Slopes(*grads)
             for at in _blocks(logits):
-                labels, seen = target[:, at].masked_fill(~valid[:, at], 0), valid[:, at]
+                labels, seen = target[:, at].long().masked_fill(~valid[:, at], 0), valid[:, at]
                 _, p = _probabilities(logits[:, :, at], labels, seen, ctx.wanted, ctx.sigmoid)
                 here = slopes._replace(nll=_part(slopes.nll, at))
                 gradient[:, :, at] = _closed_gradient(
@@ -253,15 +317,22 @@ def _shared_slope(p: Tensor, at_label: Tensor, by_square: Tensor | None, slopes:
     return s.neg_()
 
 
-def _by_plain_operations(ctx: Any, grads: tuple[Tensor | None, ...]) -> Tensor:
-    """The same gradient by plain operations, for second derivatives."""
-    logits, target, valid, weight = ctx.saved_tensors
-    labels = target.masked_fill(~valid, 0)
+def _by_plain_operations(
+    pixels: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    wanted: Wanted,
+    sigmoid: bool,
+    grads: tuple[Tensor | None, ...],
+) -> Tensor:
+    """The same gradient by plain operations, for second derivatives.
+
+    `pixels` are logits, labels, which are valid, and weights.
+    """
+    logits, labels, valid, weight = pixels
     clean = logits.masked_fill(~valid[:, None], 0.0)
     log_p = torch.log_softmax(clean, 1)
-    p = (clean.sigmoid() if ctx.sigmoid else log_p.exp()).masked_fill(~valid[:, None], 0.0)
+    p = (clean.sigmoid() if sigmoid else log_p.exp()).masked_fill(~valid[:, None], 0.0)
     nll = -_at(log_p, labels).masked_fill(~valid, 0.0)
-    outputs = nll, *_sums(p, labels, valid, weight, ctx.wanted)
+    outputs = nll, *_sums(p, labels, valid, weight, wanted)
     return differentiable_gradient(outputs, grads, logits)
 
 

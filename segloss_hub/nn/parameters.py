@@ -34,10 +34,10 @@ def _parameters(cls: Any) -> dict[str, Parameter]:
     init = inspect.getattr_static(cls, "__init__")
     signature = inspect.signature(init)
     hints = get_type_hints(init, include_extras=True)
-    parameters = {}
+    parameters: dict[str, Parameter] = {}
     for name, declared in list(signature.parameters.items())[1:]:
-        if declared.kind is inspect.Parameter.VAR_KEYWORD:
-            parameters.update(_unfolded(hints[name]))
+        if declared.kind is inspect.Parameter.VAR_KEYWORD:  # comes last: an own default stands
+            parameters = parameters | _unfolded(hints[name]) | parameters
         else:
             adapter: TypeAdapter[Any] = TypeAdapter(hints.get(name, Any))
             parameters[name] = Parameter(name, declared.default, adapter)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segloss_hub.nn.batch import Batch
 from segloss_hub.nn.ingredients import clear_ignored
+from segloss_hub.nn.kernels import kernels_for
 
 
 class TrueClass(NamedTuple):
@@ -94,6 +95,29 @@ def spread_nll(batch: Batch, smoothing: float, class_weight: Tensor) -> tuple[Te
     return (1 - smoothing) * true + smoothing * nll.mean(1), mass
 
 
+def weighted_nll(batch: Batch, class_weight: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Cross-entropy times the weight of the true class, and that weight.
+
+    .. math:: v = \sum_c w_c t_c \ell_c, \qquad m = \sum_c w_c t_c
+
+    `class_weight` is w, (C,), of one channel the weights of label 0 and 1. Both are (N, P), of
+    several sigmoids, where w weighs channels, (N, C, P); v is 0 where ignored. Not yet weighted by
+    pixels.
+    """
+    if batch.multilabel:
+        nll = batch.nll
+        return nll * class_weight[:, None], class_weight[:, None].expand_as(nll)
+    if batch.target is not None:
+        mass = class_weight[batch.labels]
+        return batch.nll * mass, mass
+    if not batch.sigmoid:
+        return spread_nll(batch, 0.0, class_weight)
+    z, t = batch.clean_logits[:, 0], batch.channel_target[:, 0]
+    negative, positive = class_weight[0] * (1 - t), class_weight[1] * t
+    value = positive * F.softplus(-z) + negative * F.softplus(z)
+    return value.masked_fill(~batch.valid, 0.0), positive + negative
+
+
 def expected_cost(batch: Batch, cost: Tensor, factors: Tensor | None = None) -> Tensor:
     r"""The expected cost of each pixel under the predicted probabilities.
 
@@ -118,6 +142,13 @@ class _ExpectedCost(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, cost: Tensor, factors: Tensor, valid: Tensor, sigmoid: bool
     ) -> Tensor:
+        ctx.sigmoid, ctx.p, ctx.kernels = sigmoid, None, kernels_for(logits)
+        if ctx.kernels is not None:
+            ctx.save_for_backward(logits, cost, factors, valid, None)
+            value: Tensor = ctx.kernels.expected_cost(
+                logits, cost.to(logits.dtype), factors, valid, sigmoid
+            )
+            return value
         p = _probabilities(logits, valid, sigmoid)
         value = torch.zeros_like(p[:, 0])
         for p_c, cost_c, k_c in zip(p.unbind(1), cost.unbind(1), factors):
@@ -126,7 +157,6 @@ class _ExpectedCost(torch.autograd.Function):
             )  # class by class: einsum would copy both tensors
         value.masked_fill_(~valid, 0.0)
         ctx.save_for_backward(logits, cost, factors, valid, value)
-        ctx.sigmoid = sigmoid
         ctx.p = p if ctx.needs_input_grad[0] else None
         return value
 
@@ -140,6 +170,12 @@ class _ExpectedCost(torch.autograd.Function):
             mean = (p * m * factors[:, None]).sum(1)
             gradient = torch.autograd.grad(mean, logits, grad, create_graph=True)
             return gradient[0], None, None, None, None
+        if ctx.kernels is not None:
+            maps = cost.to(logits.dtype)
+            gradient = ctx.kernels.expected_cost_gradient(
+                logits, maps, factors, valid, ctx.sigmoid, grad
+            )
+            return gradient, None, None, None, None
         p, ctx.p = ctx.p, None
         if p is None:  # a second backward pass: the first one overwrote it
             p = _probabilities(logits, valid, ctx.sigmoid)

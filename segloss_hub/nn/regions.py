@@ -71,7 +71,10 @@ class RegionLoss(SegLoss):
 
     def pooling(self, sums: RegionSums, weights: Tensor) -> Tensor | None:
         """(N, C): weights that sum the classes into one ratio; None for one ratio each."""
-        return weights if self.joint else None
+        if not self.joint:
+            return None
+        mean = weights.mean(1, keepdim=True)
+        return weights / torch.where(mean > 0, mean, 1.0)  # against smoothing, 2 and 2 are 1 and 1
 
     def ingredients(self) -> frozenset[Ingredient]:
         return frozenset({"intersection", "squares" if self.squared else "predicted", "target"})
@@ -88,8 +91,9 @@ class RegionLoss(SegLoss):
         if pooling is not None:  # (N, C) -> (N, 1)
             above, below = ((pooling * part).sum(1, keepdim=True) for part in (above, below))
             present = present.any(1, keepdim=True)
-            nothing = nothing.all(1, keepdim=True) | (below == 0)  # class weights may be 0
+            nothing = nothing.all(1, keepdim=True)
             weights = seen.to(below.dtype)
+        nothing = nothing | (below < TINY)  # weights of classes and of errors may be 0
         above, below = above + self.smooth_nr + nothing, below + self.smooth_dr + nothing
         loss = torch.where(nothing, 0.0, self.link(above, below)) * weights
         if self.absent_class == "keep":
@@ -97,6 +101,37 @@ class RegionLoss(SegLoss):
         return Elements(
             loss * present, weights * present if self.absent_class == "skip" else weights
         )
+
+
+class CurvedRegionLoss(RegionLoss):
+    r"""A function of region losses :math:`\ell_c`, such as a power: of each, or of their mean.
+
+    .. math:: \operatorname{mean}_c f(\ell_c) \quad\text{or}\quad
+        f(\operatorname{mean}_c \ell_c) \text{ if } \texttt{of\_mean}
+
+    A subclass gives f in `curve`, 0 at 0, with a finite slope. Of the mean, which runs over images
+    and classes as that of a `RegionLoss` does, there is one element, (1,).
+    """
+
+    of_mean: bool
+
+    def curve(self, loss: Tensor) -> Tensor:
+        """f, elementwise; rounding may make a loss of 0 negative."""
+        raise NotImplementedError(f"{type(self).__name__} must implement curve(loss)")
+
+    def link(self, above: Tensor, below: Tensor) -> Tensor:
+        loss = super().link(above, below)
+        return loss if self.of_mean else self.curve(loss)
+
+    def elements(self, batch: Batch) -> Elements:
+        elements = super().elements(batch)
+        return Elements.whole(self.curve(self.mean_of(elements))) if self.of_mean else elements
+
+
+def tversky_ratio(sums: RegionSums, *, fp_weight: float, fn_weight: float) -> tuple[Tensor, Tensor]:
+    """Hits, and hits + weighted errors; weights 1 give the Jaccard index, 1/2 the Dice score."""
+    hits, predicted, truth = sums
+    return hits, hits + fp_weight * (predicted - hits) + fn_weight * (truth - hits)
 
 
 def region_sums(

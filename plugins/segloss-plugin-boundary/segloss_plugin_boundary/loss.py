@@ -84,9 +84,8 @@ class BoundaryLoss(SegLoss):
 
     def elements(self, batch: Batch) -> Elements:
         maps = self._scaled(self._distances(batch), batch).flatten(2)
-        weight = batch.pixel_weight
-        values = expected_cost(batch, maps, self._class_shares(batch)) * weight
-        return Elements(values, weight, per_pixel=True)
+        values = batch.weighted(expected_cost(batch, maps, self._class_shares(batch)))
+        return Elements(values, batch.pixel_mass, per_pixel=True)
 
     def _distances(self, batch: Batch) -> Tensor:
         """The maps, (N, C, *S)."""

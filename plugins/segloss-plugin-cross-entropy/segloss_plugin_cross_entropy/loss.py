@@ -71,8 +71,7 @@ class CrossEntropyLoss(SegLoss):
             raise ValueError("pos_weight is for sigmoids; weigh the classes with class_weight")
         plain = batch.one_pass and not self.label_smoothing and self.pos_weight is None
         if plain and self.class_weight is None:
-            values, mass = batch.nll, batch.pixel_weight
-            values = values if batch.weight is None else values * batch.weight
+            values, mass = batch.weighted(batch.nll), batch.pixel_mass
         else:
             values, mass = self._weighted_terms(batch, plain)
         mass = torch.ones_like(values) if self.normalizer == "all" else mass
