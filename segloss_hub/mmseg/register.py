@@ -8,12 +8,14 @@ from typing import Any
 from mmseg.registry import HOOKS as MMSEG_HOOKS
 from mmseg.registry import METRICS as MMSEG_METRICS
 from mmseg.registry import MODELS as MMSEG_MODELS
+from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMSEG_CONSTRUCTORS
 
 from segloss_hub import registry
 from segloss_hub.bench.metrics import BoundaryF1
 from segloss_hub.discovery import default_hub
 from segloss_hub.mmseg.hooks import TermWeightRamp
 from segloss_hub.mmseg.loss import HubLoss
+from segloss_hub.mmseg.optim import HubOptimWrapperConstructor
 
 
 def register_all() -> None:
@@ -29,6 +31,10 @@ def register_all() -> None:
         hooks.register_module(module=TermWeightRamp)
     for metrics in (registry.METRICS, MMSEG_METRICS):
         metrics.register_module(module=BoundaryF1)
+    # What a config gets that names no constructor; MMEngine's own stays as it is.
+    MMSEG_CONSTRUCTORS.register_module(
+        name="DefaultOptimWrapperConstructor", module=HubOptimWrapperConstructor
+    )
 
 
 def _builder(name: str) -> Callable[..., HubLoss]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from segloss_hub.nn.distributed import summed_over_ranks
 
-# The bits of a float32 without its sign as three digits: where each starts, how many bits it has.
-DIGITS = ((20, 11), (10, 10), (0, 10))
+# The bits of a float32 without its sign as two digits: where each starts, how many bits it has.
+DIGITS = ((16, 15), (0, 16))
 INFINITY = 0x7F800000  # the bits of it
 
 
@@ -33,9 +33,9 @@ def kth_largest(
     which must have equal counts.
 
     Floats that are not negative are ordered as their bits are. So the value is found digit by
-    digit, each by a histogram of the elements that agree in the digits before: three passes, no
-    sort, nothing read back from a device, and over the ranks only histograms are summed. The mass
-    may be anything that adds up; whole numbers add up exactly.
+    digit, each by a histogram of the elements that agree in the digits before: two passes, no sort,
+    nothing read back from a device, and over the ranks only histograms are summed. Whole numbers
+    as masses add up exactly.
     """
     keys = values.detach().float().abs().view(torch.int32)  # abs: the bits of -0 are those of 0
     one = torch.ones((), dtype=torch.int64, device=keys.device)

@@ -73,8 +73,8 @@ class RegionLoss(SegLoss):
         """(N, C): weights that sum the classes into one ratio; None for one ratio each."""
         if not self.joint:
             return None
-        mean = weights.mean(1, keepdim=True)
-        return weights / torch.where(mean > 0, mean, 1.0)  # against smoothing, 2 and 2 are 1 and 1
+        mean = weights.mean(1, keepdim=True)  # else equal weights would act against the smoothing
+        return weights / torch.where(mean > 0, mean, 1.0)
 
     def ingredients(self) -> frozenset[Ingredient]:
         return frozenset({"intersection", "squares" if self.squared else "predicted", "target"})

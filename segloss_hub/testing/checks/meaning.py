@@ -77,7 +77,7 @@ def check_more_error_costs_more(subject: Subject) -> None:
 
 @check(lambda subject: bool(subject.own_parameters))
 def check_every_parameter_acts(subject: Subject) -> None:
-    """Every number, flag and choice changes the value on some input."""
+    """Every number, flag and choice changes the value on some input, or what training moves."""
     inputs = _inputs(subject)
     for name, parameter in subject.own_parameters.items():
         tried = other_values(parameter)
@@ -87,6 +87,7 @@ def check_every_parameter_acts(subject: Subject) -> None:
             for value in tried
             for sample in inputs
         )
+        acts = acts or any(_learns_else(subject, {name: value}) for value in tried)
         expect(
             acts or not tried,
             f"{name} changes nothing: {', '.join(map(repr, tried))} give the value of the default "
@@ -188,6 +189,16 @@ def _differs(subject: Subject, sample: Sample, one: dict[str, Any], other: dict[
     except (ValueError, TypeError):
         return False
     return not torch.allclose(a, b, rtol=1e-7, atol=1e-12)
+
+
+def _learns_else(subject: Subject, parameters: dict[str, Any]) -> bool:
+    """Whether training moves other parameters than by default."""
+    try:
+        losses = subject.build(), subject.build(**parameters)
+    except (ValueError, TypeError):
+        return False
+    names = [[name for name, _ in loss.named_parameters()] for loss in losses]
+    return names[0] != names[1]
 
 
 def _sides(subject: Subject) -> dict[str, Side]:

@@ -1,0 +1,38 @@
+"""Optimisers that leave the parameters of losses alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from torch import nn
+from torch.optim import Optimizer
+
+from segloss_hub.mmseg.loss import HubLoss
+
+
+class HubOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """MMEngine's default, with the parameters of every HubLoss spared from weight decay.
+
+    Decay pulls a parameter to 0, which for that of a loss, such as the logarithm of the degrees of
+    freedom in the t-loss, is one value among others. In the scope of MMSegmentation this stands for
+    `DefaultOptimWrapperConstructor`; models without such parameters get the same groups as before.
+    Beside another constructor, `custom_keys={'loss_decode': dict(decay_mult=0)}` does the same.
+    """
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        wrapper = super().__call__(model)
+        losses = [module for module in model.modules() if isinstance(module, HubLoss)]
+        spare_from_decay(wrapper.optimizer, [p for loss in losses for p in loss.parameters()])
+        return wrapper
+
+
+def spare_from_decay(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Move the parameters into groups of their own, without weight decay."""
+    spared = {id(parameter) for parameter in parameters}
+    for group in list(optimizer.param_groups):
+        own = [parameter for parameter in group["params"] if id(parameter) in spared]
+        if own and group.get("weight_decay"):
+            group["params"] = [p for p in group["params"] if id(p) not in spared]
+            optimizer.add_param_group({**group, "params": own, "weight_decay": 0.0})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
