@@ -39,10 +39,11 @@ class RegionLoss(SegLoss):
 
     A subclass gives a and b in `ratio`, and in `link` what it makes of them if that is something
     else. The mean runs over images and classes, weighted by `class_weight` and divided by its sum;
-    an element (`reduction="none"`) is a class of an image,
-    (N, C), with `batch=True` (1, C), with one ratio over all classes (N, 1). A class that is not
-    there and not predicted scores 0; an image without a valid pixel does not count. With
-    `absent_class="skip"` the mean runs over the pairs of image and class that are there.
+    an element (`reduction="none"`) is a class of an image, (N, C), with `batch=True` (1, C), with
+    one ratio over all classes (N, 1): there `class_weight`, divided by its mean, weighs the sums. A
+    class that is not there and not predicted scores 0; an image without a valid pixel does not
+    count. With `absent_class="skip"` the mean runs over the pairs of image and class that are
+    there.
     """
 
     soft_labels = True
@@ -91,10 +92,11 @@ class RegionLoss(SegLoss):
         if pooling is not None:  # (N, C) -> (N, 1)
             above, below = ((pooling * part).sum(1, keepdim=True) for part in (above, below))
             present = present.any(1, keepdim=True)
-            nothing = nothing.all(1, keepdim=True)
+            nothing = nothing.all(1, keepdim=True) | (below == 0)  # class weights may be 0
             weights = seen.to(below.dtype)
-        nothing = nothing | (below < TINY)  # weights of classes and of errors may be 0
-        above, below = above + self.smooth_nr + nothing, below + self.smooth_dr + nothing
+        above, below = above + self.smooth_nr, below + self.smooth_dr
+        nothing = nothing | (below < TINY)  # the weights of its errors may be 0
+        above, below = above + nothing, below + nothing
         loss = torch.where(nothing, 0.0, self.link(above, below)) * weights
         if self.absent_class == "keep":
             return Elements(loss, weights)

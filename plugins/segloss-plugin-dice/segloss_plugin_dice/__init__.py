@@ -41,8 +41,18 @@ CARD = LossCard(
     implementation="segloss_plugin_dice.loss:DiceLoss",
     capabilities=Capabilities(multilabel=True, soft_labels=True, arrangement="sums"),
     relations=(
-        Relation(kind="special-case-of", loss="tversky", note="both error weights 1/2"),
-        Relation(kind="generalises", loss="log-cosh-dice", note="before the log-cosh"),
+        Relation(
+            kind="special-case-of",
+            loss="tversky",
+            parameters={"fp_weight": 0.5, "fn_weight": 0.5, "smooth_nr": 5e-6, "smooth_dr": 5e-6},
+            note="it adds its smoothing to half of the two sums",
+        ),
+        Relation(
+            kind="related-to",
+            loss="jaccard",
+            note="of one class each is a growing function of the other: J = D / (2 - D)",
+        ),
+        Relation(kind="related-to", loss="log-cosh-dice", note="a growing function of it"),
     ),
     limits=(
         "Per image, an absent class scores by the smoothing alone: use batch=True or absent_class.",

@@ -72,6 +72,7 @@ def test_follows_the_formula(
     if batch:
         overlap, total = overlap.sum(0, keepdims=True), total.sum(0, keepdims=True)
     if joint:
+        w = w / w.mean()
         overlap, total = (overlap * w).sum(1, keepdims=True), (total * w).sum(1, keepdims=True)
         w = np.ones(1)
     ratios = 1 - (overlap + 0.1) / (total + 0.2)
