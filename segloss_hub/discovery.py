@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import pluggy
 
 from segloss_hub.card import CAPABILITIES, LEVELS, TAGS, LossCard
-from segloss_hub.errors import HubError, PluginError, UnknownLossError, did_you_mean
+from segloss_hub.errors import HubError, PluginError, UnknownLossError, did_you_mean, nearest
 from segloss_hub.hookspecs import PROJECT, LossHooks
 
 if TYPE_CHECKING:
@@ -190,7 +190,8 @@ class Hub:
                 f"the loss {name!r} is known but not installed: "
                 f"pip install segloss-plugin-{known[name]}"
             )
-        choices = {*self.cards, *self._aliases(), *known}
+        names = {*self.cards, *known.values()}  # an alias is proposed only where no name is near
+        choices = names if nearest(name, names) else {*names, *self._aliases(), *known}
         return UnknownLossError(f"there is no loss {name!r}. {did_you_mean(name, choices)}")
 
     def _aliases(self) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from segloss_hub.nn import Batch, focal_link, power_link, true_class
+from segloss_hub.nn import Batch, focal_link, power_link, true_class, weighted_nll
 from segloss_hub.nn.batch import Activation, make_batch
 
 LINKS = {"focal": focal_link, "power": power_link}
@@ -109,3 +109,34 @@ def test_links_are_their_formulas() -> None:
     assert_close(focal_link(nll, 0.0), nll)
     assert_close(power_link(nll, 0.3), nll**0.3)
     assert_close(power_link(nll, 1.0), nll)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+@pytest.mark.parametrize(("channels", "activation"), MODES)
+def test_weighted_nll_is_its_formula(channels: int, activation: Activation, soft: bool) -> None:
+    logits = torch.randn(2, channels, 7, dtype=torch.float64)
+    weights = torch.rand(max(channels, 2), dtype=torch.float64)
+    if soft:
+        target = torch.randn(2, channels, 7, dtype=torch.float64)
+        target = target.softmax(1) if activation == "softmax" else target.sigmoid()
+        target[0, :, :2] = 255
+    else:
+        target = labels_of(channels, 2, 7)
+        target[0, :2] = 255
+    batch = batch_of(logits, target, activation)
+    values, mass = weighted_nll(batch, weights)
+    truth, p = batch.channel_target, logits.softmax(1)
+    if activation != "softmax":
+        p = logits.sigmoid()
+    if activation == "auto":  # one channel stands for two classes
+        truth, p = torch.cat([1 - truth, truth], 1), torch.cat([1 - p, p], 1)
+    if activation == "sigmoid":
+        expected = -weights[:, None] * (truth * p.log() + (1 - truth) * (1 - p).log())
+        expected_mass = weights[:, None].expand_as(p)
+    else:
+        expected = -(truth * weights[:, None] * p.log()).sum(1)
+        expected_mass = (truth * weights[:, None]).sum(1)
+    assert not values.movedim(-1, 0)[:2, 0].any()  # ignored
+    valid = batch.valid if values.ndim == 2 else batch.valid[:, None]
+    assert_close(values, expected.masked_fill(~valid, 0.0))
+    assert_close(mass.masked_fill(~valid, 0.0), expected_mass.masked_fill(~valid, 0.0))

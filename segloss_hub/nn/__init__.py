@@ -15,6 +15,7 @@ from segloss_hub.nn.distance import (
 from segloss_hub.nn.ingredients import Ingredient, RegionSums
 from segloss_hub.nn.label_cost import label_cost
 from segloss_hub.nn.links import focal_link, power_link
+from segloss_hub.nn.negatives import negatives
 from segloss_hub.nn.parameters import Parameter, parameters_of
 from segloss_hub.nn.pixels import (
     TrueClass,
@@ -58,6 +59,7 @@ __all__ = [
     "label_cost",
     "largest_share",
     "nearest_distance",
+    "negatives",
     "once_per_batch",
     "other_class_distance",
     "parameters_of",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from typing import get_args
 
 import torch
@@ -140,13 +141,18 @@ def check_inputs_are_left_alone(subject: Subject) -> None:
             inputs["weight"] = torch.rand(sample.ignored.shape)
         tensors = {"logits": sample.logits, "target": sample.target, **sample.extras, **inputs}
         before = {name: tensor.clone() for name, tensor in tensors.items()}
-        subject.run(sample, **inputs)
-        changed = [name for name in tensors if not torch.equal(tensors[name], before[name])]
-        expect(
-            not changed,
-            f"{mode}: the loss writes into {', '.join(changed)}, which other terms still need. "
-            "Use masked_fill, not masked_fill_, and clone before writing",
-        )
+
+        # Forward alone first: autograd refuses to go back through what was written into.
+        loss = subject.build(mode)
+        forward = partial(loss, sample.logits, sample.target, **sample.extras, **inputs)
+        for run in (forward, partial(subject.run, sample, **inputs)):
+            run()
+            changed = [name for name in tensors if not torch.equal(tensors[name], before[name])]
+            expect(
+                not changed,
+                f"{mode}: the loss writes into {', '.join(changed)}, which other terms still "
+                "need. Use masked_fill, not masked_fill_, and clone before writing",
+            )
 
 
 @check()
