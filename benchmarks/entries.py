@@ -2,167 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch.nn.functional as F
+import formulas
+from entry import Entry, Loss, described, graded, resolved
+from peers import peers
 from torch import Tensor
 
-from segloss_hub import create_loss
-from segloss_hub.nn import RegionLoss, RegionSums
-
-IGNORE = 255
-WEIGHTS = {"alpha": 0.3, "beta": 0.7}  # of false positives and false negatives in Tversky
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, labels, distance maps -> value
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A loss of one library, in the setting nearest to the other libraries' entries."""
-
-    loss: str
-    library: str
-    setting: str
-    build: Callable[[], Loss]  # imports the library
-    ignores: bool = True  # False: it has no way to ignore pixels, and is given none to ignore
-    planar: bool = False  # takes (N, C, H, W) only
-
-
-@dataclass(frozen=True)
-class Library:
-    """A peer: where its losses are, and what they all are built with."""
-
-    distribution: str
-    module: str
-    common: Mapping[str, Any] = field(default_factory=dict)
-    target_axes: Callable[[Tensor], Tensor] = lambda labels: labels
-    planar: bool = False
-
-
-PEERS = {
-    "MONAI": Library(
-        "monai", "monai.losses", {"softmax": True, "to_onehot_y": True}, lambda t: t[:, None]
-    ),
-    "kornia": Library("kornia", "kornia.losses", planar=True),
-    "SMP": Library(
-        "segmentation-models-pytorch", "segmentation_models_pytorch.losses", {"mode": "multiclass"}
-    ),
-    "MMSegmentation": Library("onedl-mmsegmentation", "mmseg.models.losses", planar=True),
-}
-
-
-class Tversky(RegionLoss):
-    """What a loss on the sums of the regions costs."""
-
-    def ratio(self, sums: RegionSums) -> tuple[Tensor, Tensor]:
-        hit, predicted, target = sums
-        wrong = WEIGHTS["alpha"] * (predicted - hit) + WEIGHTS["beta"] * (target - hit)
-        return hit, hit + wrong
-
-
-def versions() -> dict[str, str]:
-    """The installed version of every library, or that it is missing."""
-    return {name: _version(peer.distribution) for name, peer in PEERS.items()}
+from segloss_hub import create_loss, get_card, list_losses
+from segloss_hub.expression import parse_expression
+from segloss_hub.nn import forget_maps
 
 
 def entries() -> list[Entry]:
     """All that can be measured here; the first entry is the unit of all ratios."""
-    installed = [name for name, version in versions().items() if version != "missing"]
+    return [*_plain(), *_hub(), *peers()]
+
+
+def _plain() -> list[Entry]:
+    """What PyTorch has, and plain operations for what no library has."""
     return [
-        Entry("cross-entropy", "PyTorch", "F.cross_entropy", lambda: cross_entropy),
-        # The formula as it is written: no library takes the maps that a data loader has made.
-        Entry("boundary", "PyTorch", "(softmax * maps).mean()", lambda: _plain_boundary),
-        _ours("cross-entropy", "cross-entropy"),
-        _ours("cross-entropy", "cross-entropy", compiled=True),
-        _ours("dice", "dice"),
-        _ours("dice", "dice", compiled=True),
-        _ours("dice", "dice", batch=True),
-        _ours("dice", "dice", low_memory=True),
-        _ours("ce + dice", "cross-entropy + dice"),
-        _ours("ce + dice", "cross-entropy + dice", compiled=True),
-        _ours("ce + dice", "cross-entropy + dice", low_memory=True),
-        _ours("boundary", "boundary"),
-        _ours("boundary", "boundary", compiled=True),
-        Entry(
-            "tversky", "segloss-hub", "on region sums, batch", lambda: _adapted(Tversky(batch=True))
+        _formula("cross-entropy", "F.cross_entropy", formulas.cross_entropy),
+        _formula("topk", "as published", formulas.topk),
+        _formula(
+            "distance-penalized-ce", "makes its maps by SciPy", formulas.distance_penalized_ce
         ),
-        *(entry for entry in _peers() if entry.library in installed),
+        _formula("boundary", "(softmax * maps).mean()", formulas.boundary),
+        _formula("log-cosh-dice", "as published", formulas.log_cosh_dice),
+        _formula("sensitivity-specificity", "as published", formulas.sensitivity_specificity),
+        _formula("t-loss", "as published", formulas.t_loss),
+        _formula("rmi", "as published", formulas.rmi),
+        _formula("combo", "as published", formulas.combo),
+        _formula("exp-log", "as published", formulas.exp_log),
+        _formula("unified-focal", "as published", formulas.unified_focal),
     ]
 
 
-def cross_entropy(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
-    return F.cross_entropy(x, t, ignore_index=IGNORE)
+def _hub() -> list[Entry]:
+    """Every installed loss by its defaults, and the settings nearest to those of the peers."""
+    both = "cross-entropy + dice"
+    settings = [
+        *map(_ours, filter(_measurable, list_losses())),
+        _ours("cross-entropy", compiled=True),
+        _ours("boundary", compiled=True),
+        _ours("boundary", makes_maps=True, idc=lambda classes: list(range(classes))),
+        _ours("distance-penalized-ce", makes_maps=True),
+        _ours("dice", compiled=True),
+        _ours("dice", batch=True),
+        _ours("dice", low_memory=True),
+        _ours(both, "ce + dice"),
+        _ours(both, "ce + dice", compiled=True),
+        _ours(both, "ce + dice", low_memory=True),
+        _ours("dice + focal"),
+        _ours("dice + focal", params={"focal": {"activation": "sigmoid"}}),
+        _ours("dice", "generalised dice", variant="generalised"),
+        _ours("generalised-wasserstein-dice", dist_matrix=graded),
+        _ours("tversky", batch=True),
+        _ours("focal-tversky", batch=True, power_over="mean"),
+        _ours("focal", "sigmoid focal", activation="sigmoid"),
+        _ours("topk", "ohem", threshold=0.7, min_kept=100000),
+        _ours("lovasz-softmax", per_image=True, classes="all"),
+        _ours("lovasz-softmax", method="histogram"),
+        _ours("lovasz-softmax", "lovasz-hinge", foreground=True, per_image=True),
+    ]
+    return [entry for entry in settings if entry is not None]
 
 
-def _plain_boundary(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
-    valid = t != IGNORE
-    return ((x.softmax(1) * maps).mean(1) * valid).sum() / valid.sum()
+def _measurable(name: str) -> bool:
+    """Whether there is all that the loss needs."""
+    return set(get_card(name).inputs) <= {"distance_map"}
 
 
-def _ours(loss: str, expression: str, compiled: bool = False, **params: Any) -> Entry:
-    def build() -> Loss:
-        module = create_loss(expression, **params)
+def _formula(loss: str, setting: str, formula: Loss) -> Entry:
+    return Entry(loss, "PyTorch", setting, lambda classes: formula)
+
+
+def _ours(
+    expression: str,
+    loss: str | None = None,
+    *,
+    compiled: bool = False,
+    makes_maps: bool = False,
+    foreground: bool = False,
+    **params: Any,
+) -> Entry | None:
+    """A setting of the hub, if it is installed; `foreground` scores one channel of two."""
+    names = [term.name for term in parse_expression(expression)]
+    if not set(names) <= set(list_losses()):
+        return None
+    cards = [get_card(name) for name in names]
+    takes_maps = any("distance_map" in card.inputs for card in cards) and not makes_maps
+
+    def build(classes: int) -> Loss:
+        module = create_loss(expression, **resolved(params, classes))
         if compiled:
             module.compile()
-        return _adapted(module)
 
-    setting = ", ".join([expression, *params, *(["compiled"] if compiled else [])])
-    return Entry(loss, "segloss-hub", setting, build)
+        def loss(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
+            forget_maps()  # else every call but the first would find those of this batch
+            extras = {"distance_map": maps} if takes_maps else {}
+            value: Tensor = module(x[:, 1:] if foreground else x, t, **extras)
+            return value
 
+        return loss
 
-def _adapted(loss: Any) -> Loss:
-    if "distance_map" in loss.inputs:
-        return lambda x, t, maps: loss(x, t, distance_map=maps)
-    return lambda x, t, maps: loss(x, t)
-
-
-def _peers() -> list[Entry]:
-    naive = {"naive_dice": True, "use_sigmoid": False}
-    dice = [
-        _peer("dice", "kornia", "DiceLoss", {"average": "micro"}),
-        _peer("dice", "kornia", "DiceLoss", {"average": "macro"}),
-        _peer("dice", "SMP", "DiceLoss"),
-        _peer("dice", "MMSegmentation", "DiceLoss", naive, ignores=False),
-    ]
-    return [
-        _peer("dice", "MONAI", "DiceLoss"),
-        _peer("dice", "MONAI", "DiceLoss", {"batch": True}),
-        *dice,
-        _peer("ce + dice", "MONAI", "DiceCELoss", ignores=False),
-        *map(_plus_cross_entropy, dice),  # as users of a library without the sum write it
-        _peer("tversky", "MONAI", "TverskyLoss", {**WEIGHTS, "batch": True}),
-        *(_peer("tversky", name, "TverskyLoss", WEIGHTS) for name in PEERS if name != "MONAI"),
-    ]
-
-
-def _peer(
-    loss: str, library: str, name: str, args: Mapping[str, Any] | None = None, ignores: bool = True
-) -> Entry:
-    peer, args = PEERS[library], args or {}
-    setting = f"{name}({', '.join(f'{key}={value}' for key, value in args.items())})"
-    ignore = {"ignore_index": IGNORE} if ignores else {}
-
-    def build() -> Loss:
-        term = getattr(import_module(peer.module), name)(**peer.common, **args, **ignore)
-        return lambda x, t, maps: term(x, peer.target_axes(t))
-
-    return Entry(loss, library, setting, build, ignores, peer.planar)
-
-
-def _plus_cross_entropy(entry: Entry) -> Entry:
-    def build() -> Loss:
-        term = entry.build()
-        return lambda x, t, maps: cross_entropy(x, t, maps) + term(x, t, maps)
-
-    setting = f"CE + {entry.setting}"
-    return Entry("ce + dice", entry.library, setting, build, entry.ignores, entry.planar)
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "missing"
+    notes = {"compiled": compiled, "makes its maps": makes_maps, "one channel": foreground}
+    words = [expression, *described(params), *(note for note, holds in notes.items() if holds)]
+    planar = any(3 not in card.capabilities.spatial_dims for card in cards)
+    setting = ", ".join(words)
+    return Entry(
+        loss or expression, "segloss-hub", setting, build, planar=planar, binary=foreground
+    )

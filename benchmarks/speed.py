@@ -29,7 +29,10 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from entries import IGNORE, Entry, Loss, cross_entropy, entries, versions
+from entries import entries
+from entry import IGNORE, Entry, Loss
+from formulas import cross_entropy
+from peers import versions
 from torch import Tensor
 
 SHAPES = "2x19x512x1024,4x2x256x256,1x4x64x96x96"
@@ -75,7 +78,7 @@ def timed(shape: Shape, chosen: list[int], rounds: int, threads: int) -> dict[in
     calls: dict[int, Callable[[], float]] = {}
     for index in chosen:
         try:
-            loss = known[index].build()
+            loss = known[index].build(shape[1])
             results[index]["value"] = case.run(loss, known[index].ignores).item()
             calls[index] = _stopwatch(case, loss, known[index].ignores)
         except Exception as error:  # a library may fail in any way, the others are measured
@@ -109,7 +112,7 @@ def peak_memory(shape: Shape, index: int, threads: int) -> float | None:
     """The resident memory that one call adds at its peak, in sizes of the gradient."""
     torch.set_num_threads(threads)
     entry = entries()[index]
-    loss = entry.build()
+    loss = entry.build(shape[1])
     small = (*shape[:2], *(max(8, size // 8) for size in shape[2:]))
     Case(small).run(loss, entry.ignores)  # what the first call loads does not count
     case = Case(shape)
@@ -143,7 +146,7 @@ def measure(shape: Shape, options: argparse.Namespace) -> list[Result]:
     chosen = {
         index: entry
         for index, entry in enumerate(entries())
-        if (len(shape) == 4 or not entry.planar) and re.search(options.only, _name(entry))
+        if entry.fits(shape) and re.search(options.only, _name(entry))
     }
     print(f"{shape}: {len(chosen)} entries", file=sys.stderr)
     results = in_child(TIMED, timed, shape, list(chosen), options.rounds, options.threads)
