@@ -18,19 +18,30 @@ def focal_link(nll: Tensor, gamma: float) -> Tensor:
 
 
 class _FocalLink(torch.autograd.Function):
+    """Keeps the slope, which shares its powers with the value."""
+
     @staticmethod
     def forward(ctx: Any, nll: Tensor, gamma: float) -> Tensor:
-        ctx.save_for_backward(nll)
+        value, slope = _focal(nll, gamma)
+        ctx.save_for_backward(nll, slope)
         ctx.gamma = gamma
-        return (-torch.expm1(-nll)) ** gamma * nll
+        return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (nll,) = ctx.saved_tensors
-        miss = -torch.expm1(-nll)
-        ratio = torch.where(miss > 0, nll / miss.clamp(min=torch.finfo(nll.dtype).tiny), 1.0)
-        slope = miss**ctx.gamma * (1 + ctx.gamma * torch.exp(-nll) * ratio)
+        nll, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody differentiates the gradient
+            _, slope = _focal(nll, ctx.gamma)
         return grads[0] * slope, None
+
+
+def _focal(nll: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    r"""The term and its slope, :math:`q^\gamma (1 + \gamma p \ell / q)` with :math:`q = 1 - p`."""
+    miss = -torch.expm1(-nll)
+    power = miss**gamma
+    ratio = nll / miss.clamp(min=torch.finfo(nll.dtype).tiny)  # 0 / tiny where p is 1: see below
+    # At q = 0 the ratio tends to 1, but its factor q^gamma is 0 there, and for gamma 0 so is gamma.
+    return power * nll, power * (1 + gamma * (1 - miss) * ratio)
 
 
 def power_link(nll: Tensor, gamma: float) -> Tensor:
