@@ -50,6 +50,7 @@ def test_the_demo_compares_two_losses(demo: DemoResult) -> None:
     board = json.loads((demo.out_dir / "leaderboard.json").read_text())
     scores = [row["scores"]["mDice"]["mean"] for row in board["rows"]]
     assert scores == sorted(scores, reverse=True)
+    assert 0 < board["untrained"]["scores"]["mDice"]["mean"] < scores[0]
     assert all(30 < score < 100 for score in scores)
     for name in ("curves.png", "predictions.png"):
         assert (demo.out_dir / name).read_bytes().startswith(b"\x89PNG")
@@ -187,6 +188,7 @@ def result(loss: str, seed: int, nucleus: float, border: float, recall: float) -
         {
             "seed": seed,
             "iterations": 7,
+            "untrained": {"mDice": 30.0, "mIoU": None},
             "scores": {
                 "mDice": (90 + nucleus + border) / 3,
                 "mIoU": None,
@@ -216,6 +218,7 @@ def test_the_leaderboard_says_which_class_decides() -> None:
     )
     text = to_markdown(board)
     assert "| b | 1 | 78.0 | - | 84.0 | 60.0 | - | 2.0 | 1.0 |" in text
+    assert "| the untrained network | 1 | 30.0 | - | - | - | - | - | - |" in text
     assert (
         "7 iterations, seed 0, one thread per training on a machine of 2 cores; torch 9.9" in text
     )
@@ -230,6 +233,12 @@ def test_the_leaderboard_gives_means_and_deviations_over_seeds() -> None:
     assert data["winner"] == "a"
     assert data["rows"][0]["seeds"] == [0, 1]
     assert data["rows"][0]["scores"]["mIoU"] == {"mean": None, "sd": None}
+
+
+def test_a_loss_that_taught_nothing_is_named() -> None:
+    board = rank([result("a", 0, 80, 40, 1), result("b", 0, 0, 0, 0)])
+    assert board.reason.endswith(" No better than the untrained network: b.")
+    assert to_json(board)["untrained"]["scores"]["mDice"] == {"mean": 30.0, "sd": None}
 
 
 def test_a_single_loss_is_compared_with_nothing() -> None:

@@ -16,6 +16,7 @@ from segloss_hub.bench.configs import loss_config, training_config
 from segloss_hub.bench.leaderboard import Leaderboard, RunResult, rank, to_json, to_markdown
 from segloss_hub.bench.trainings import Failure, Run, train_all
 from segloss_hub.data import check_folder, nuclei_path
+from segloss_hub.discovery import list_losses
 from segloss_hub.errors import HubError
 from segloss_hub.files import atomic_write, replacing
 
@@ -52,6 +53,8 @@ def run_demo(
 ) -> DemoResult:
     """Train every loss with every seed, `jobs` trainings at a time, and compare the results.
 
+    `"all"` among the losses stands for every installed one.
+
     Writes to `out_dir` the configs, `leaderboard.json`, `leaderboard.md`, `curves.png` and
     `predictions.png`; those of an earlier demo are replaced once the new ones are complete. A
     training that fails is among the `failures` of the result; the others are compared all the same.
@@ -59,6 +62,7 @@ def run_demo(
     Raises `DemoError` if MMSegmentation is missing or `out_dir` cannot be written to, and what
     `get_card` raises for a loss that is not installed.
     """
+    losses = [name for loss in losses for name in (list_losses() if loss == "all" else [loss])]
     _check(losses, seeds, iterations, jobs)
     out_dir = out_dir.absolute()
     asked = [Run(loss, seed, out_dir) for loss, seed in product(losses, seeds)]

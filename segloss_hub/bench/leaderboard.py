@@ -19,15 +19,17 @@ COLUMNS = {
     "cpu_seconds": "CPU seconds",
 }
 NAN = float("nan")
+UNTRAINED = "the untrained network"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one training measured. Scores and class shares are in percent."""
+    """What one training measured, before it and after. Scores and class shares are in percent."""
 
     loss: str
     seed: int
     iterations: int
+    untrained: Mapping[str, float]
     scores: Mapping[str, float]
     losses: Sequence[float]
     class_share: Mapping[str, float]
@@ -39,9 +41,12 @@ class RunResult:
     @classmethod
     def from_record(cls, loss: str, record: Mapping[str, Any]) -> RunResult:
         """Read what the worker wrote; null stands for a number that does not exist."""
-        scores = {name: _number(score) for name, score in record["scores"].items()}
+        before, after = (
+            {name: _number(score) for name, score in record[when].items()}
+            for when in ("untrained", "scores")
+        )
         losses = [_number(value) for value in record["losses"]]
-        return cls(loss=loss, **{**record, "scores": scores, "losses": losses})
+        return cls(loss=loss, **{**record, "untrained": before, "scores": after, "losses": losses})
 
     def value(self, column: str) -> float:
         """A score by its name, or one of the two times."""
@@ -84,6 +89,7 @@ class Leaderboard:
     """Losses by falling mDice, the reason for the first place, and what the numbers depend on."""
 
     rows: Sequence[Row]
+    untrained: Row  # the same network before any training
     reason: str
     conditions: str
 
@@ -94,7 +100,26 @@ def rank(results: Sequence[RunResult]) -> Leaderboard:
     for result in results:
         by_loss.setdefault(result.loss, []).append(result)
     rows = sorted((_row(loss, runs) for loss, runs in by_loss.items()), key=_place)
-    return Leaderboard(rows, _reason(rows, results[0].class_share), _conditions(results))
+    untrained = _untrained(results)
+    reason = _reason(rows, results[0].class_share) + _no_better(rows, untrained)
+    return Leaderboard(rows, untrained, reason, _conditions(results))
+
+
+def _untrained(results: Sequence[RunResult]) -> Row:
+    """A seed initialises one network, whatever the loss."""
+    by_seed = {result.seed: result.untrained for result in results}
+    names = [name for name in COLUMNS if any(name in scores for scores in by_seed.values())]
+    scores = {
+        name: _score([scores.get(name, NAN) for scores in by_seed.values()]) for name in names
+    }
+    return Row(UNTRAINED, tuple(by_seed), scores)
+
+
+def _no_better(rows: Sequence[Row], untrained: Row) -> str:
+    """Which losses have taught the network nothing."""
+    least = untrained.mean("mDice")
+    names = [row.loss for row in rows if not row.mean("mDice") > least]
+    return f" No better than {UNTRAINED}: {', '.join(names)}." if names else ""
 
 
 def _row(loss: str, runs: Sequence[RunResult]) -> Row:
@@ -164,8 +189,12 @@ def to_markdown(board: Leaderboard) -> str:
     """The table, the reason and the conditions."""
     header = ["loss", "seeds", *COLUMNS.values()]
     lines = [
-        [row.loss, str(len(row.seeds)), *(str(row.scores[name]) for name in COLUMNS)]
-        for row in board.rows
+        [
+            row.loss,
+            str(len(row.seeds)),
+            *(str(row.scores.get(name, Score(NAN))) for name in COLUMNS),
+        ]
+        for row in (*board.rows, board.untrained)
     ]
     table = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
@@ -174,22 +203,20 @@ def to_markdown(board: Leaderboard) -> str:
 
 def to_json(board: Leaderboard) -> dict[str, Any]:
     """The same as data; null stands for a score that does not exist."""
-    rows = [
-        {
-            "loss": row.loss,
-            "seeds": list(row.seeds),
-            "scores": {
-                name: {"mean": _finite(score.mean), "sd": _finite(score.sd)}
-                for name, score in row.scores.items()
-            },
+
+    def as_data(row: Row) -> dict[str, Any]:
+        scores = {
+            name: {"mean": _finite(score.mean), "sd": _finite(score.sd)}
+            for name, score in row.scores.items()
         }
-        for row in board.rows
-    ]
+        return {"loss": row.loss, "seeds": list(row.seeds), "scores": scores}
+
     return {
         "winner": board.rows[0].loss,
         "reason": board.reason,
         "conditions": board.conditions,
-        "rows": rows,
+        "rows": [as_data(row) for row in board.rows],
+        "untrained": as_data(board.untrained),
     }
 
 

@@ -32,12 +32,18 @@ from segloss_hub.files import replacing
 
 
 class Recorder(Hook):
-    """Keeps the loss curve and the last scores; reports each iteration on `stream`."""
+    """Keeps the loss curve, the first and the last scores; reports each iteration on `stream`."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.losses: list[float | None] = []
         self.scores: dict[str, float | None] = {}
+        self.untrained: dict[str, float | None] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Validate the network as it was initialised."""
+        runner.val_loop.run()
+        self.untrained, self.scores = self.scores, {}
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -71,6 +77,7 @@ def train(config: Config, stream: TextIO) -> tuple[Runner, dict[str, Any]]:
         "iterations": len(recorder.losses),
         "wall_seconds": round(time.perf_counter() - wall, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
+        "untrained": recorder.untrained,
         "scores": recorder.scores,
         "losses": recorder.losses,
     }

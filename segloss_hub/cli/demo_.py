@@ -14,7 +14,7 @@ from segloss_hub.bench.demo import DEFAULT_ITERATIONS, DEFAULT_LOSSES, MIN_ITERA
     "--losses",
     multiple=True,
     metavar="EXPRESSION",
-    help="Losses to compare, repeatable or separated by commas; by default four.",
+    help="Losses to compare, repeatable or separated by commas, or all; by default four.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="How many.")
 @click.option(

@@ -46,14 +46,14 @@ def negatives(batch: Batch, class_weight: Tensor) -> Tensor:
 
 
 class _Negatives(torch.autograd.Function):
-    """Integer labels, class by class. Keeps q and overwrites it with the gradient."""
+    """Integer labels, class by class. Keeps the slopes, which q turns into."""
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, labels: Tensor, valid: Tensor, class_weight: Tensor
     ) -> Tensor:
         first, second, largest = _two_largest(logits)
-        others = _exp_margins(logits, second, largest)
+        others = _exp_margins(logits, second, largest)  # q, not yet divided by its sum
         total = others.sum(1)
         own = _taken_out(others, labels)
         d = first - second - total.log()
@@ -64,32 +64,29 @@ class _Negatives(torch.autograd.Function):
             r_c = _odds(q_c, scale)
             odds.addcmul_(r_c, w_c)
             value.addcmul_(r_c.log1p_(), w_c)  # -log(1 - p) is log(1 + r)
-        shared, at_largest = scale * odds + p_m * wrong / total, p_m * (wrong - odds)
-        maps = scale, own, second, largest, shared, at_largest
-        ctx.save_for_backward(logits, labels, valid, class_weight, *maps)
-        ctx.others = others if ctx.needs_input_grad[0] else None
+        slopes = None
+        if ctx.needs_input_grad[0]:
+            shared = (scale * odds).addcdiv_(p_m * wrong, total).neg_()
+            for q_c, w_c in zip(others.unbind(1), class_weight.unbind()):
+                r_c = _odds(q_c, scale)
+                q_c.mul_(shared).addcmul_(r_c, w_c)
+            others.scatter_(1, labels[:, None], (own * shared)[:, None])
+            others.scatter_(1, largest[:, None], (p_m * (wrong - odds))[:, None])
+            slopes = clear_ignored(others, valid)
+        ctx.save_for_backward(logits, labels, valid, class_weight, slopes)
         return value.masked_fill_(~valid, 0.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        logits, labels, valid, class_weight, *maps = ctx.saved_tensors
-        (grad,) = grads
-        if torch.is_grad_enabled():  # somebody differentiates the gradient
-            value = _by_plain_operations(logits, labels, valid, class_weight)
-            (gradient,) = torch.autograd.grad(value, logits, grad, create_graph=True)
-            return gradient, None, None, None
-        scale, own, second, largest, shared, at_largest = maps
-        others, ctx.others = ctx.others, None
-        if others is None:  # a second backward pass: the first one overwrote it
-            others = _exp_margins(logits, second, largest)
-            _taken_out(others, labels)
-        shared = (shared * grad).neg_()
-        for q_c, w_c in zip(others.unbind(1), class_weight.unbind()):
-            r_c = _odds(q_c, scale).mul_(w_c)
-            q_c.mul_(shared).addcmul_(r_c, grad)
-        others.scatter_(1, labels[:, None], (own * shared)[:, None])
-        others.scatter_(1, largest[:, None], (at_largest * grad)[:, None])
-        return clear_ignored(others, valid), None, None, None
+        logits, labels, valid, class_weight, slopes = ctx.saved_tensors
+        grad = grads[0].masked_fill(~valid, 0.0)
+        if not torch.is_grad_enabled():
+            return slopes * grad[:, None], None, None, None
+        # Somebody differentiates the gradient: the same by plain operations.
+        terms = _complement_nll(logits.masked_fill(~valid[:, None], 0.0))
+        value = (terms.scatter(1, labels[:, None], 0.0) * class_weight[:, None]).sum(1)
+        (gradient,) = torch.autograd.grad(value, logits, grad, create_graph=True)
+        return gradient, None, None, None
 
 
 def _two_largest(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,12 +130,3 @@ def _complement_nll(logits: Tensor) -> Tensor:
     margin = logits.gather(1, largest) - rest
     p = logits.softmax(1).scatter(1, largest, 0.0)
     return (-torch.log1p(-p)).scatter(1, largest, F.softplus(margin))
-
-
-def _by_plain_operations(
-    logits: Tensor, labels: Tensor, valid: Tensor, class_weight: Tensor
-) -> Tensor:
-    """The same value by operations that can be differentiated twice."""
-    terms = _complement_nll(logits.masked_fill(~valid[:, None], 0.0))
-    terms = terms.scatter(1, labels[:, None], 0.0) * class_weight[:, None]
-    return terms.sum(1).masked_fill(~valid, 0.0)
