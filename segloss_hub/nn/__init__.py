@@ -32,6 +32,7 @@ from segloss_hub.nn.regions import (
     region_sums,
     tversky_ratio,
 )
+from segloss_hub.nn.two_channels import two_channels
 
 __all__ = [
     "Batch",
@@ -68,5 +69,6 @@ __all__ = [
     "spread_nll",
     "true_class",
     "tversky_ratio",
+    "two_channels",
     "weighted_nll",
 ]

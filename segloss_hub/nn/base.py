@@ -16,16 +16,11 @@ from segloss_hub.errors import UnknownParameterError, did_you_mean
 from segloss_hub.nn.batch import Activation, Batch, make_batch
 from segloss_hub.nn.distributed import summed_over_ranks
 from segloss_hub.nn.ingredients import Ingredient
-from segloss_hub.nn.parameters import checked, defaults_of, parameters_of
+from segloss_hub.nn.parameters import as_list, checked, defaults_of, parameters_of
 
 Reduction = Literal["mean", "sum", "none"]
 DEBUG = os.environ.get("SEGLOSS_DEBUG", "") not in ("", "0")
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-def _as_list(value: object) -> object:
-    """A tensor or array as the list that it holds."""
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 class Common(TypedDict, total=False):
@@ -43,7 +38,7 @@ class Common(TypedDict, total=False):
     ]
     class_weight: Annotated[
         Sequence[Weight] | None,
-        BeforeValidator(_as_list),
+        BeforeValidator(as_list),
         Field(default=None, description="one weight per class; none: all alike"),
     ]
     reduction: Annotated[

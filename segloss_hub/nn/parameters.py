@@ -24,6 +24,11 @@ class Parameter:
     adapter: TypeAdapter[Any]
 
 
+def as_list(value: object) -> object:
+    """A tensor or array as the lists that it holds, for parameters that take either."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def parameters_of(cls: Any) -> dict[str, Parameter]:
     """The parameters of a loss class: keywords of its `__init__`, `**common` unfolded."""
     return _parameters(cls)

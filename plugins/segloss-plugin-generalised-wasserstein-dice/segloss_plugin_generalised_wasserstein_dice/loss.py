@@ -16,12 +16,8 @@ from segloss_hub.errors import ParameterError
 from segloss_hub.nn import Batch, Common, Elements, Ingredient, SegLoss, label_cost
 from segloss_hub.nn.distributed import summed_over_ranks
 from segloss_hub.nn.ingredients import class_sums
+from segloss_hub.nn.parameters import as_list
 from segloss_hub.nn.regions import TINY
-
-
-def _as_lists(value: object) -> object:
-    """A tensor or array as the lists that it holds."""
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _distances(rows: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
@@ -46,7 +42,7 @@ def _distances(rows: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
 
 Distance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Distances = Annotated[
-    Sequence[Sequence[Distance]], BeforeValidator(_as_lists), AfterValidator(_distances)
+    Sequence[Sequence[Distance]], BeforeValidator(as_list), AfterValidator(_distances)
 ]
 
 
