@@ -197,7 +197,9 @@ class SegLoss(nn.Module):
     def _totals(self, elements: Elements) -> tuple[Tensor, Tensor]:
         """Sum of the values and of the mass, over all ranks with `sync_stats`; 1 for no mass."""
         total = elements.values.sum()
-        count = elements.mass.sum().to(total.dtype)
+        mass = elements.mass  # of booleans a sum would make an int64 copy first
+        count = torch.count_nonzero(mass) if mass.dtype == torch.bool else mass.sum()
+        count = count.to(total.dtype)
         if self.sync_stats:
             total, count = summed_over_ranks(torch.stack([total, count]))
         return total, torch.where(count > 0, count, 1.0)

@@ -124,8 +124,15 @@ class Batch:
             self._ingredient("missed"),
             self._ingredient("excess"),
             target,
-            (self.pixel_mass.sum(-1, keepdim=True, dtype=torch.float64) - target).to(target.dtype),
+            (self._pixels()[:, None] - target).to(target.dtype),
         )
+
+    def _pixels(self) -> Tensor:
+        """(N,) float64: the weights of the pixels of each image, or how many are valid."""
+        if self.weight is not None:
+            return self.weight.sum(-1, dtype=torch.float64)
+        # A sum of booleans would make a copy in a wider type first.
+        return torch.stack([torch.count_nonzero(image) for image in self.valid]).double()
 
     def spatial(self, values: Tensor) -> Tensor:
         """(..., P) -> (..., *S)."""
