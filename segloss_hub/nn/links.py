@@ -38,10 +38,11 @@ class _FocalLink(torch.autograd.Function):
 def _focal(nll: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
     r"""The term and its slope, :math:`q^\gamma (1 + \gamma p \ell / q)` with :math:`q = 1 - p`."""
     miss = -torch.expm1(-nll)
-    power = miss**gamma
-    ratio = nll / miss.clamp(min=torch.finfo(nll.dtype).tiny)  # 0 / tiny where p is 1: see below
-    # At q = 0 the ratio tends to 1, but its factor q^gamma is 0 there, and for gamma 0 so is gamma.
-    return power * nll, power * (1 + gamma * (1 - miss) * ratio)
+    # Above 0, so that powers below 1 have finite slopes. The ratio tends to 1 at q = 0 and is 0
+    # here, but its factor q^gamma is next to nothing there, and for gamma 0 gamma is.
+    some = miss.clamp(min=torch.finfo(nll.dtype).tiny)
+    power = some**gamma
+    return power * nll, power * (1 + gamma * (1 - miss) * (nll / some))
 
 
 def power_link(nll: Tensor, gamma: float) -> Tensor:

@@ -58,7 +58,7 @@ class _Negatives(torch.autograd.Function):
         own = _taken_out(others, labels)
         d = first - second - total.log()
         p_m, scale = torch.sigmoid(d), torch.sigmoid(-d) / total
-        wrong = class_weight[largest] * (largest != labels)  # B
+        wrong = class_weight.expand(len(d), -1).gather(1, largest).mul_(largest != labels)  # B
         value, odds = F.softplus(d).mul_(wrong), torch.zeros_like(d)  # v and A
         for q_c, w_c in zip(others.unbind(1), class_weight.unbind()):
             r_c = _odds(q_c, scale)
@@ -74,15 +74,15 @@ class _Negatives(torch.autograd.Function):
             others.scatter_(1, largest[:, None], (p_m * (wrong - odds))[:, None])
             slopes = clear_ignored(others, valid)
         ctx.save_for_backward(logits, labels, valid, class_weight, slopes)
-        return value.masked_fill_(~valid, 0.0)
+        return clear_ignored(value[:, None], valid)[:, 0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         logits, labels, valid, class_weight, slopes = ctx.saved_tensors
-        grad = grads[0].masked_fill(~valid, 0.0)
         if not torch.is_grad_enabled():
-            return slopes * grad[:, None], None, None, None
+            return slopes * grads[0][:, None], None, None, None
         # Somebody differentiates the gradient: the same by plain operations.
+        grad = grads[0].masked_fill(~valid, 0.0)
         terms = _complement_nll(logits.masked_fill(~valid[:, None], 0.0))
         value = (terms.scatter(1, labels[:, None], 0.0) * class_weight[:, None]).sum(1)
         (gradient,) = torch.autograd.grad(value, logits, grad, create_graph=True)
@@ -91,13 +91,15 @@ class _Negatives(torch.autograd.Function):
 
 def _two_largest(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(N, P): the largest logit, the second largest, and the class of the largest."""
-    first, largest = logits[:, 0], torch.zeros_like(logits[:, 0], dtype=torch.long)
+    first, largest = logits[:, 0], torch.zeros_like(logits[:, 0])
     second = torch.full_like(first, -torch.inf)
     for c, z_c in enumerate(logits.unbind(1)[1:], 1):
-        largest = torch.where(z_c > first, c, largest)
+        # c where z_c is larger: this becomes vector instructions, unlike `where`. NaN counts as 0.
+        at = (z_c - first).clamp_(min=0).sign_().mul_(c)
+        largest = torch.maximum(largest, at)
         second = torch.maximum(second, torch.minimum(first, z_c))
         first = torch.maximum(first, z_c)
-    return first, second, largest
+    return first, second, largest.long()
 
 
 def _exp_margins(logits: Tensor, second: Tensor, largest: Tensor) -> Tensor:
