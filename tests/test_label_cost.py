@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from segloss_hub.nn import label_cost
+from segloss_hub.nn import label_cost, label_cost_sums
 from segloss_hub.nn.batch import Batch, make_batch
 
 CLASSES = 5
@@ -85,3 +85,48 @@ def test_refuses_what_it_has_no_costs_for(channels: int, size: int) -> None:
     batch = batch_of(torch.zeros(1, channels, 3), torch.zeros(1, 3, dtype=torch.long))
     with pytest.raises(ValueError, match=rf"costs of shape .* and \({size}, {size}\)"):
         label_cost(batch, torch.zeros(size, size))
+
+
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_sums_are_those_of_the_pixels_of_each_label(
+    kernels: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGLOSS_KERNELS", kernels)
+    logits, labels, matrix = random_input(pixels=20_000)  # more than a block, for two threads
+    logits[0, :, 0] = torch.nan  # under the ignored pixel
+    weight = torch.rand(labels.shape, dtype=torch.float64)
+    slope = torch.rand(2, CLASSES, dtype=torch.float64)
+    leaf = logits.requires_grad_()
+    batch = make_batch(
+        leaf,
+        labels,
+        weight if weighted else None,
+        {},
+        ignore_index=255,
+        activation="auto",
+        check_values=True,
+    )
+    costs, volumes = label_cost_sums(batch, matrix)
+    each = (labels != 255) * (weight if weighted else 1.0)
+    expected, counts = (torch.zeros(2, CLASSES, dtype=torch.float64) for _ in range(2))
+    cost = literal(leaf, labels, matrix).nan_to_num() * each
+    for c in range(CLASSES):
+        expected[:, c] = (cost * (labels == c)).sum(1)
+        counts[:, c] = (each * (labels == c)).sum(1)
+    assert_close(costs, expected)
+    assert_close(volumes, counts)
+    grads = [torch.autograd.grad((slope * t**2).sum(), leaf)[0] for t in (costs, expected)]
+    assert_close(grads[0], grads[1].nan_to_num())
+
+
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_sums_have_both_derivatives(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGLOSS_KERNELS", kernels)
+    logits, labels, matrix = random_input()
+
+    def total(z: Tensor) -> Tensor:
+        return label_cost_sums(batch_of(z, labels), matrix)[0].square()
+
+    assert torch.autograd.gradcheck(total, logits.requires_grad_())
+    assert torch.autograd.gradgradcheck(total, logits)

@@ -13,7 +13,7 @@ from segloss_hub.nn.distance import (
     other_class_distance,
 )
 from segloss_hub.nn.ingredients import Ingredient, RegionSums
-from segloss_hub.nn.label_cost import label_cost
+from segloss_hub.nn.label_cost import label_cost, label_cost_sums
 from segloss_hub.nn.links import focal_link, power_link
 from segloss_hub.nn.negatives import negatives
 from segloss_hub.nn.parameters import Parameter, parameters_of
@@ -58,6 +58,7 @@ __all__ = [
     "forget_maps",
     "kth_largest",
     "label_cost",
+    "label_cost_sums",
     "largest_share",
     "nearest_distance",
     "negatives",

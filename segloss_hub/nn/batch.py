@@ -124,10 +124,10 @@ class Batch:
             self._ingredient("missed"),
             self._ingredient("excess"),
             target,
-            (self._pixels()[:, None] - target).to(target.dtype),
+            (self.pixels()[:, None] - target).to(target.dtype),
         )
 
-    def _pixels(self) -> Tensor:
+    def pixels(self) -> Tensor:
         """(N,) float64: the weights of the pixels of each image, or how many are valid."""
         if self.weight is not None:
             return self.weight.sum(-1, dtype=torch.float64)

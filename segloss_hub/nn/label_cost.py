@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from segloss_hub.nn.batch import Batch
-from segloss_hub.nn.ingredients import clear_ignored
+from segloss_hub.nn.ingredients import class_sums, clear_ignored
+from segloss_hub.nn.kernels import kernels_for
 
 BLOCK = 2**18  # logits per block of the low-memory mode
 
@@ -35,6 +37,60 @@ def label_cost(batch: Batch, matrix: Tensor) -> Tensor:
         batch.logits, batch.labels, batch.valid, columns, batch.low_memory
     )
     return value
+
+
+def label_cost_sums(batch: Batch, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The expected costs added up by label, and the weights of these pixels; (N, C) each.
+
+    What `label_cost` gives, times the pixel weights, summed over the pixels of every label.
+    """
+    if batch.sigmoid or batch.target is None or (kernels := kernels_for(batch.logits)) is None:
+        values = label_cost(batch, matrix) * batch.pixel_weight, batch.pixel_weight
+        costs, volumes = (class_sums(each, batch.labels, batch.channels) for each in values)
+        return costs, volumes
+    table = matrix.detach().to(batch.logits)
+    given = batch.target, batch.weight, batch.ignore_index, table, kernels
+    costs, volumes = _LabelCostSums.apply(batch.logits, *given)  # type: ignore[no-untyped-call]
+    return costs, volumes
+
+
+class _LabelCostSums(torch.autograd.Function):
+    """The compiled form: keeps nothing, and never has the costs of single pixels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        table: Tensor,
+        kernels: ModuleType,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(logits, target, weight, table)
+        ctx.ignore_index, ctx.kernels = ignore_index, kernels
+        ctx.set_materialize_grads(False)
+        costs, volumes = kernels.label_cost_sums(logits, target, weight, ignore_index, table)
+        ctx.mark_non_differentiable(volumes)
+        return costs, volumes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        logits, target, weight, table = ctx.saved_tensors
+        slopes = grads[0]
+        if slopes is None:
+            return (None,) * 6
+        if not torch.is_grad_enabled():
+            given = target, weight, ctx.ignore_index, table, slopes.to(logits.dtype)
+            return ctx.kernels.label_cost_gradient(logits, *given), *(None,) * 5
+        # Somebody differentiates the gradient: the same by plain operations.
+        valid = target != ctx.ignore_index
+        labels, clean = target.long().masked_fill(~valid, 0), logits.masked_fill(~valid[:, None], 0)
+        each = valid.to(logits.dtype) if weight is None else weight
+        values = _cost(clean.softmax(1), labels, table.t().contiguous()) * each
+        costs = class_sums(values, labels, logits.shape[1])
+        gradient = torch.autograd.grad(costs, logits, slopes, create_graph=True)[0]
+        return gradient, *(None,) * 5
 
 
 class _LabelCost(torch.autograd.Function):

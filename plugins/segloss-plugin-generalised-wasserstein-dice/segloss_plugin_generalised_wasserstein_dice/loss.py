@@ -13,9 +13,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from segloss_hub.errors import ParameterError
-from segloss_hub.nn import Batch, Common, Elements, Ingredient, SegLoss, label_cost
+from segloss_hub.nn import Batch, Common, Elements, Ingredient, SegLoss, label_cost_sums
 from segloss_hub.nn.distributed import summed_over_ranks
-from segloss_hub.nn.ingredients import class_sums
 from segloss_hub.nn.parameters import as_list
 from segloss_hub.nn.regions import TINY
 
@@ -134,24 +133,28 @@ class GeneralisedWassersteinDiceLoss(SegLoss):
         self.register_buffer("distances", matrix, persistent=False)
 
     def ingredients(self) -> frozenset[Ingredient]:
-        return frozenset({"nll"}) if self.distances is None else frozenset()
+        sums: frozenset[Ingredient] = frozenset({"intersection", "predicted", "target"})
+        return sums if self.distances is None else frozenset()
 
     def elements(self, batch: Batch) -> Elements:
-        classes = self._classes_of(batch)
-        weight = batch.pixel_weight
-        values = self._cost(batch) * weight, weight
-        tables = torch.stack([class_sums(v, batch.labels, classes) for v in values]).double()
+        self._check_classes(batch)
+        tables = torch.stack(self._costs(batch)).double()
         if self.batch:
             tables = tables.sum(1, keepdim=True)
             tables = summed_over_ranks(tables) if self.sync_stats else tables
         cost, volume = tables  # (N, C)
         return self._ratios(cost, volume, batch.logits.dtype)
 
-    def _cost(self, batch: Batch) -> Tensor:
-        """(N, P): W. Where all classes are 1 apart it is the probability of the wrong ones."""
-        if self.distances is None:
-            return -torch.expm1(-batch.nll)
-        return label_cost(batch, self.distances)
+    def _costs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(N, C): the sum of W over the pixels of each label, and their weights."""
+        if self.distances is not None:
+            return label_cost_sums(batch, self.distances)
+        # Where all classes are 1 apart, W is the probability of the wrong ones.
+        hits, predicted, volume = batch.region_sums()
+        if batch.channels > 1:
+            return volume - hits, volume
+        background = (batch.pixels()[:, None] - volume).to(volume.dtype)
+        return torch.cat([predicted - hits, volume - hits], 1), torch.cat([background, volume], 1)
 
     def _ratios(self, cost: Tensor, volume: Tensor, dtype: torch.dtype) -> Elements:
         """One element an image, from the sums of W and of the pixels of each label, (N, C)."""
@@ -181,11 +184,16 @@ class GeneralisedWassersteinDiceLoss(SegLoss):
             return distance * volume - cost
         return distance * (volume - cost)
 
-    def _classes_of(self, batch: Batch) -> int:
+    def _check_classes(self, batch: Batch) -> None:
         if batch.multilabel:
             raise ValueError(
                 "GeneralisedWassersteinDiceLoss scores one class a pixel: activation='sigmoid' "
                 f"needs one channel, the logits have {batch.channels}"
+            )
+        if batch.target is None:
+            raise ValueError(
+                "GeneralisedWassersteinDiceLoss takes integer labels of shape (N, *S), no "
+                "probabilities"
             )
         classes = max(batch.channels, 2)
         if self.dist_matrix is not None and len(self.dist_matrix) != classes:
@@ -194,7 +202,6 @@ class GeneralisedWassersteinDiceLoss(SegLoss):
                 f"dist_matrix is {size} x {size}, but there are {classes} classes: give the "
                 "distance of every class, background included"
             )
-        return classes
 
     def _check_background(self) -> None:
         """Raise `ParameterError` where alpha of the background has no meaning, or L no bound."""

@@ -110,6 +110,40 @@ def expected_cost_gradient(
     return torch.from_numpy(gradient)
 
 
+def label_cost_sums(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, matrix: Tensor
+) -> Tensor:
+    """(2, N, C): the expected costs of the pixels of each label added up, and their weights."""
+    z, t, w = _arrays(logits, target, weight)
+    m = _numpy(matrix)
+
+    def part(start: int, stop: int) -> Array:
+        tables = np.zeros((2, *z.shape[:2]))
+        _label_costs(z, t, w, ignore_index, m, start, stop, tables)
+        return tables
+
+    return torch.from_numpy(np.sum(_in_parts(part, z), 0)).to(logits.dtype)
+
+
+def label_cost_gradient(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    matrix: Tensor,
+    slopes: Tensor,
+) -> Tensor:
+    """The gradient to the logits; `slopes` (N, C) are those of the sums."""
+    z, t, w = _arrays(logits, target, weight)
+    m, u, gradient = _numpy(matrix), _numpy(slopes), np.empty(z.shape, z.dtype)
+
+    def part(start: int, stop: int) -> None:
+        _label_costs_backward(z, t, w, ignore_index, m, start, stop, u, gradient)
+
+    _in_parts(part, z)
+    return torch.from_numpy(gradient)
+
+
 def labels_within(target: Tensor, ignore_index: int, classes: int) -> bool:
     """Whether all labels but the ignored ones are among the classes."""
     return bool(_within(_numpy(target), ignore_index, classes))
@@ -540,6 +574,80 @@ def _expect_backward(
                         else cost[i] * factor - value[i]
                     )
                     out[i] = zero if label[i] < 0 else each[i] * p_c[i] * own
+
+
+@_jit
+def _label_block(
+    z: Any, t: Any, w: Any, ignore_index: int, m: Any, start: int, p: Any, rows: Any, ints: Any
+) -> None:
+    """p (C, B) of a block, in rows its costs and weights, in ints its labels, -1 where ignored."""
+    size, zero = len(t), z.dtype.type(0)
+    label, known = ints[0, :size], ints[2, :size]
+    value, share, miss, row = rows[0, :size], rows[1, :size], rows[2, :size], rows[3, :size]
+    _read_labels(t, w, ignore_index, label, share)
+    _softmax(z, start, label, p, miss, row, ints[1, :size], row, False)
+    for i in range(size):
+        value[i], known[i] = zero, max(label[i], np.int32(0))
+    for c in range(len(z)):
+        p_c, column = p[c, :size], m[:, c].copy()
+        for i in range(size):
+            value[i] += p_c[i] * column[known[i]]
+
+
+@_jit
+def _label_costs(
+    z: Array,
+    t: Array,
+    w: Array,
+    ignore_index: int,
+    m: Array,
+    first: int,
+    last: int,
+    tables: Array,
+) -> None:
+    """Add to `tables` (2, N, C)."""
+    block = max(64, min(1024, BLOCK // z.shape[1]))
+    p, rows = np.empty((z.shape[1], block), z.dtype), np.empty((4, block), z.dtype)
+    ints = np.empty((3, block), np.int32)
+    for n in range(len(z)):
+        for start in range(first, last, block):
+            stop = min(start + block, last)
+            labels, weights = t[n, start:stop], w[n, start:stop]
+            _label_block(z[n], labels, weights, ignore_index, m, start, p, rows, ints)
+            for i in range(stop - start):
+                tables[0, n, ints[2, i]] += rows[0, i] * rows[1, i]
+                tables[1, n, ints[2, i]] += rows[1, i]
+
+
+@_jit
+def _label_costs_backward(
+    z: Array,
+    t: Array,
+    w: Array,
+    ignore_index: int,
+    m: Array,
+    first: int,
+    last: int,
+    slopes: Array,
+    gradient: Array,
+) -> None:
+    """Write `gradient` (N, C, P); `slopes` are (N, C)."""
+    block = max(64, min(1024, BLOCK // z.shape[1]))
+    p, rows = np.empty((z.shape[1], block), z.dtype), np.empty((4, block), z.dtype)
+    ints = np.empty((3, block), np.int32)
+    for n in range(len(z)):
+        for start in range(first, last, block):
+            stop = min(start + block, last)
+            size = stop - start
+            labels, weights = t[n, start:stop], w[n, start:stop]
+            _label_block(z[n], labels, weights, ignore_index, m, start, p, rows, ints)
+            value, share, known = rows[0, :size], rows[1, :size], ints[2, :size]
+            for i in range(size):
+                share[i] *= slopes[n, known[i]]
+            for c in range(z.shape[1]):
+                p_c, column, out = p[c, :size], m[:, c].copy(), gradient[n, c, start:stop]
+                for i in range(size):
+                    out[i] = share[i] * p_c[i] * (column[known[i]] - value[i])
 
 
 @_jit
