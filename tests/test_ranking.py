@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from math import inf, nan
 from pathlib import Path
@@ -17,6 +18,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from segloss_hub.nn import kth_largest, largest_share
+
+
+@pytest.fixture(params=["auto", "torch"], autouse=True, scope="module")
+def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With the compiled kernels and without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGLOSS_KERNELS", request.param)
+        yield
 
 
 def random_values(rows: int, size: int, seed: int = 0) -> Tensor:

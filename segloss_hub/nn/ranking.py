@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segloss_hub.nn.distributed import summed_over_ranks
+from segloss_hub.nn.kernels import kernels_for
 
 # The bits of a float32 without its sign as two digits: where each starts, how many bits it has.
 DIGITS = ((16, 15), (0, 16))
@@ -37,18 +38,29 @@ def kth_largest(
     nothing read back from a device, and over the ranks only histograms are summed. Whole numbers
     as masses add up exactly.
     """
-    keys = values.detach().float().abs().view(torch.int32)  # abs: the bits of -0 are those of 0
-    one = torch.ones((), dtype=torch.int64, device=keys.device)
-    each = one.expand(keys.shape) if mass is None else mass.double()
+    keys = values.detach().float().contiguous().view(torch.int32)
+    mass = None if mass is None else mass.double()
+    kernels = kernels_for(values)
+    count_digits = _digit_histogram if kernels is None else kernels.digit_histogram
     found = keys.new_zeros(len(keys))
     for shift, bits in DIGITS:
-        # What disagrees in the digits before goes to a bin below or above all others.
-        bins = ((keys >> shift) - (found << bits)[:, None]).clamp_(-1, 2**bits).add_(1)
-        histogram = each.new_zeros(len(keys), 2**bits + 2).scatter_add_(1, bins.long(), each)
+        histogram = count_digits(keys, mass, found, shift, bits)
         histogram = summed_over_ranks(histogram) if sync else histogram
         digit, above, at = _from_the_top(histogram, count)
         found = (found << bits) + digit
-    return Cut(found.clamp_(max=INFINITY).view(torch.float32), above.double(), at.double())
+    return Cut(found.clamp_(max=INFINITY).view(torch.float32), above, at)
+
+
+def _digit_histogram(
+    keys: Tensor, mass: Tensor | None, found: Tensor, shift: int, bits: int
+) -> Tensor:
+    """(R, 2**bits + 2) float64: the mass of each digit, at the ends what disagrees before it."""
+    keys = keys & 0x7FFFFFFF  # the bits of -0 are those of 0
+    one = torch.ones((), dtype=torch.int64, device=keys.device)
+    each = one.expand(keys.shape) if mass is None else mass
+    bins = ((keys >> shift) - (found << bits)[:, None]).clamp_(-1, 2**bits).add_(1)
+    empty = each.new_zeros(len(keys), 2**bits + 2)
+    return empty.scatter_add_(1, bins.long(), each).double()
 
 
 def _from_the_top(histogram: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -151,7 +151,11 @@ class TopKLoss(SegLoss):
 
     def _total(self, mass: Tensor) -> Tensor:
         """(R,): the number of elements that are ranked together."""
-        total = self._rows(mass).sum(1, dtype=torch.float64)
+        rows = self._rows(mass)
+        if rows.dtype == torch.bool:  # a sum would make a wider copy first
+            total = torch.stack([torch.count_nonzero(row) for row in rows]).double()
+        else:
+            total = rows.sum(1, dtype=torch.float64)
         return summed_over_ranks(total) if self._over_ranks else total
 
     @property

@@ -27,7 +27,7 @@ from segloss_hub.nn.ingredients import ORDER, Ingredient, Slopes, Wanted
 # NaN and infinity stay what they are; only sums over pixels may be reordered, to become vectors.
 EXACT = {"contract", "nsz", "arcp", "afn"}
 BLOCK = 2**15  # logits per block
-SMALL = 2**15  # logits: what has fewer is not worth a second thread
+SMALL = 2**15  # numbers: what has fewer is not worth a second thread
 Array = NDArray[Any]
 _jit = njit(nogil=True, fastmath=EXACT, error_model="numpy", cache=True)
 _jit_sums = njit(nogil=True, fastmath=EXACT | {"reassoc"}, error_model="numpy", cache=True)
@@ -51,7 +51,7 @@ def forward(
         _forward(z, t, w, ignore_index, sigmoid, start, stop, nll, sums, errors, tables)
         return tables
 
-    tables = torch.from_numpy(np.sum(_in_parts(part, z), 0)).to(logits.dtype)
+    tables = torch.from_numpy(np.sum(_in_parts(part, z.shape[2], z.size), 0)).to(logits.dtype)
     ready = {name: table for name, table in zip(ORDER[1:], tables.unbind(1)) if name in wanted}
     return torch.from_numpy(nll) if "nll" in wanted else None, ready
 
@@ -77,7 +77,7 @@ def backward(
     def part(start: int, stop: int) -> None:
         _backward(z, t, w, ignore_index, sigmoid, start, stop, coefficients, g, gradient)
 
-    _in_parts(part, z)
+    _in_parts(part, z.shape[2], z.size)
     return torch.from_numpy(gradient)
 
 
@@ -91,7 +91,7 @@ def expected_cost(
     def part(start: int, stop: int) -> None:
         _expect(z, m, k, seen, sigmoid, start, stop, value)
 
-    _in_parts(part, z)
+    _in_parts(part, z.shape[2], z.size)
     return torch.from_numpy(value)
 
 
@@ -106,7 +106,7 @@ def expected_cost_gradient(
     def part(start: int, stop: int) -> None:
         _expect_backward(z, m, k, seen, sigmoid, start, stop, g, gradient)
 
-    _in_parts(part, z)
+    _in_parts(part, z.shape[2], z.size)
     return torch.from_numpy(gradient)
 
 
@@ -122,7 +122,7 @@ def label_cost_sums(
         _label_costs(z, t, w, ignore_index, m, start, stop, tables)
         return tables
 
-    return torch.from_numpy(np.sum(_in_parts(part, z), 0)).to(logits.dtype)
+    return torch.from_numpy(np.sum(_in_parts(part, z.shape[2], z.size), 0)).to(logits.dtype)
 
 
 def label_cost_gradient(
@@ -140,8 +140,27 @@ def label_cost_gradient(
     def part(start: int, stop: int) -> None:
         _label_costs_backward(z, t, w, ignore_index, m, start, stop, u, gradient)
 
-    _in_parts(part, z)
+    _in_parts(part, z.shape[2], z.size)
     return torch.from_numpy(gradient)
+
+
+def digit_histogram(
+    bits_of: Tensor, mass: Tensor | None, found: Tensor, shift: int, bits: int
+) -> Tensor:
+    """(R, 2**bits + 2) float64: the mass of each digit, of int32 (R, M) whose sign does not count.
+
+    Only of what agrees with `found` (R,) in the digits before; what is below or above those goes
+    into the first and last bin.
+    """
+    keys, prefix = _numpy(bits_of), _numpy(found)
+    each = np.empty((len(keys), 0)) if mass is None else _numpy(mass)
+
+    def part(start: int, stop: int) -> Array:
+        histogram = np.zeros((len(keys), 2**bits + 2))
+        _count_digits(keys, each, prefix, shift, bits, start, stop, histogram)
+        return histogram
+
+    return torch.from_numpy(np.sum(_in_parts(part, keys.shape[1], keys.size), 0))
 
 
 def labels_within(target: Tensor, ignore_index: int, classes: int) -> bool:
@@ -173,9 +192,9 @@ def _numpy(tensor: Tensor) -> Array:
 # Threads: functions of a range of pixels, the numbers in it independent of who runs it
 
 
-def _in_parts(function: Callable[[int, int], Any], logits: Array) -> list[Any]:
-    """Call with the first and last pixel of equal parts, one per thread."""
-    pixels, threads = logits.shape[2], torch.get_num_threads() if logits.size > SMALL else 1
+def _in_parts(function: Callable[[int, int], Any], pixels: int, size: int) -> list[Any]:
+    """Call with the first and last pixel of equal parts, one per thread; `size` is the work."""
+    threads = torch.get_num_threads() if size > SMALL else 1
     ends = [pixels * part // threads for part in range(threads + 1)]
     pool = _threads.pool(threads - 1)
     others = [pool.submit(function, *ends[part : part + 2]) for part in range(1, threads)]
@@ -648,6 +667,26 @@ def _label_costs_backward(
                 p_c, column, out = p[c, :size], m[:, c].copy(), gradient[n, c, start:stop]
                 for i in range(size):
                     out[i] = share[i] * p_c[i] * (column[known[i]] - value[i])
+
+
+@_jit
+def _count_digits(
+    keys: Array,
+    mass: Array,
+    found: Array,
+    shift: int,
+    bits: int,
+    first: int,
+    last: int,
+    histogram: Array,
+) -> None:
+    """Add to `histogram` (R, 2**bits + 2)."""
+    for r in range(len(keys)):
+        base = np.int64(found[r]) << bits
+        for i in range(first, last):
+            digit = ((keys[r, i] & 0x7FFFFFFF) >> shift) - base
+            place = min(max(digit, -1), 1 << bits) + 1
+            histogram[r, place] += mass[r, i] if mass.size > 0 else 1.0
 
 
 @_jit
