@@ -338,12 +338,13 @@ def _by_plain_operations(
 
 def _channel_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     """Soft labels, and the likelihoods of several sigmoids."""
-    logits, target = batch.clean_logits, batch.channel_target
+    logits = batch.clean_logits
     ready: dict[Ingredient, Tensor] = {}
     if "nll" in wanted:
-        ready["nll"] = _channel_nll(batch, logits, target).masked_fill(~_like(batch), 0.0)
+        ready["nll"] = _channel_nll(batch, logits).masked_fill(~_like(batch), 0.0)
     if wanted <= {"nll"}:
         return ready
+    target = batch.channel_target
     p = logits.sigmoid() if batch.sigmoid else logits.softmax(1)
     mass = batch.pixel_weight[:, None]
 
@@ -359,10 +360,13 @@ def _channel_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     return ready | {name: (mass * terms[name]()).sum(-1) for name in wanted - {"nll"}}
 
 
-def _channel_nll(batch: Batch, logits: Tensor, target: Tensor) -> Tensor:
+def _channel_nll(batch: Batch, logits: Tensor) -> Tensor:
     if not batch.sigmoid:
-        return -(target * logits.log_softmax(1)).sum(1)
-    nll = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return -(batch.channel_target * logits.log_softmax(1)).sum(1)
+    if batch.soft is None:  # -log p is softplus(-z) at the label, softplus(z) elsewhere
+        at = batch.labels[:, None]
+        return F.softplus(logits.scatter(1, at, -logits.gather(1, at)))
+    nll = F.binary_cross_entropy_with_logits(logits, batch.soft, reduction="none")
     return nll[:, 0] if batch.channels == 1 else nll
 
 
