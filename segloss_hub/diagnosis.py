@@ -15,6 +15,7 @@ from segloss_hub.signature import read_parameters
 # The maintained distributions of MMSegmentation and the upstream ones share their import names.
 STACK = {
     "torch": ("torch",),
+    "numba": ("numba",),  # of the compiled kernels
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
     "mmengine": ("onedl-mmengine", "mmengine"),
     "mmcv": ("onedl-mmcv", "mmcv"),
