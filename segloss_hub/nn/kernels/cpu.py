@@ -206,7 +206,8 @@ class _Threads:
 
     def __init__(self) -> None:
         self.forget()
-        os.register_at_fork(after_in_child=self.forget)
+        if hasattr(os, "register_at_fork"):  # where processes fork
+            os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
         self.count, self.kept = 0, ThreadPoolExecutor(1)  # starts nothing until it is used
