@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 
 from segloss_hub.nn import Batch, Common, Elements, Ingredient, SegLoss, focal_link
 from segloss_hub.nn.ingredients import clear_ignored
+from segloss_hub.nn.kernels import kernels_for
 
 
 class FocalLoss(SegLoss):
@@ -210,6 +211,11 @@ class _SigmoidFocal(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, truth: Tensor, valid: Tensor, sides: Tensor, gamma: float
     ) -> Tensor:
+        ctx.gamma, kernels = gamma, kernels_for(logits)
+        if kernels is not None:
+            values, slopes = kernels.sigmoid_focal(logits, truth, valid, sides, gamma)
+            ctx.save_for_backward(logits, truth, valid, sides, slopes)
+            return values
         images, channels, pixels = logits.shape
         both = logits.new_empty(images, 2 * channels, pixels)
         values, slopes = both.chunk(2, 1)
@@ -218,7 +224,6 @@ class _SigmoidFocal(torch.autograd.Function):
             values[:, c], slopes[:, c] = _values_and_slopes(z, t, sides[:, c], gamma)
         clear_ignored(both, valid)
         ctx.save_for_backward(logits, truth, valid, sides, slopes)
-        ctx.gamma = gamma
         return values
 
     @staticmethod

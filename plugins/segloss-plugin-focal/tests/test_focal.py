@@ -359,3 +359,29 @@ def test_alpha_of_several_sigmoids_beyond_one_is_refused() -> None:
     logits, _ = images()
     with pytest.raises(ValueError, match="at most 1"):
         loss_of(logits, flags_of(logits), alpha=[0.1, 2.0, 0.3, 0.4], activation="sigmoid")
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("flags", [False, True], ids=["labels", "flags"])
+def test_compiled_sigmoids_equal_plain_pytorch(
+    flags: bool, gamma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(2, 3, 150, 140, generator=random)  # more than a block, two threads
+    target = torch.randint(0, 3, (2, 150, 140), generator=random)
+    ignored = torch.rand(target.shape, generator=random) < 0.2
+    if flags:
+        target = torch.rand(logits.shape, generator=random)
+        target.movedim(1, -1)[ignored] = 255
+    else:
+        target[ignored] = 255
+    logits.movedim(1, -1)[ignored] = torch.nan
+    found = []
+    for choice in ("auto", "torch"):
+        monkeypatch.setenv("SEGLOSS_KERNELS", choice)
+        loss = create_loss("focal", activation="sigmoid", gamma=gamma, alpha=0.3)
+        leaf = logits.clone().requires_grad_()
+        values = loss(leaf, target, reduction="none")
+        slope = torch.rand(values.shape, generator=torch.Generator().manual_seed(1))
+        found.append((values.detach(), torch.autograd.grad(values, leaf, slope)[0]))
+    assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)

@@ -163,6 +163,27 @@ def digit_histogram(
     return torch.from_numpy(np.sum(_in_parts(part, keys.shape[1], keys.size), 0))
 
 
+def sigmoid_focal(
+    logits: Tensor, truth: Tensor, valid: Tensor, sides: Tensor, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """(N, C, P): focal terms of sigmoids and their slopes, 0 where ignored.
+
+    `truth` is (N, C, P) in the logits' type, or (N, P) labels; `sides` (2, C) weigh the negatives
+    and the positives.
+    """
+    z, t, seen, weights = (_numpy(values) for values in (logits, truth, valid, sides))
+    by_label = not truth.is_floating_point()
+    t = t[:, None] if by_label else t
+    values, slopes = np.empty(z.shape, z.dtype), np.empty(z.shape, z.dtype)
+    power = z.dtype.type(gamma)
+
+    def part(start: int, stop: int) -> None:
+        _sigmoid_focal(z, t, by_label, seen, weights, power, start, stop, values, slopes)
+
+    _in_parts(part, z.shape[2], z.size)
+    return torch.from_numpy(values), torch.from_numpy(slopes)
+
+
 def labels_within(target: Tensor, ignore_index: int, classes: int) -> bool:
     """Whether all labels but the ignored ones are among the classes."""
     return bool(_within(_numpy(target), ignore_index, classes))
@@ -688,6 +709,64 @@ def _count_digits(
             digit = ((keys[r, i] & 0x7FFFFFFF) >> shift) - base
             place = min(max(digit, -1), 1 << bits) + 1
             histogram[r, place] += mass[r, i] if mass.size > 0 else 1.0
+
+
+@_jit
+def _sigmoid_focal(
+    z: Array,
+    t: Array,
+    by_label: bool,
+    seen: Array,
+    sides: Array,
+    gamma: Any,
+    first: int,
+    last: int,
+    values: Array,
+    slopes: Array,
+) -> None:
+    """Fill `values` and `slopes`; `t` is (N, C, P), or (N, 1, P) labels."""
+    zero, one, two = z.dtype.type(0), z.dtype.type(1), z.dtype.type(2)
+    block, square = 1024, gamma == two
+    rows, bits_all = np.empty((6, block), z.dtype), np.empty(block, np.int32)
+    for n in range(len(z)):
+        for c in range(z.shape[1]):
+            off, on = sides[0, c], sides[1, c]
+            for start in range(first, last, block):
+                stop = min(start + block, last)
+                size = stop - start
+                e, tail, bits = rows[0, :size], rows[1, :size], bits_all[:size]
+                truth, row = rows[2, :size], rows[3, :size]
+                p_power, q_power = rows[4, :size], rows[5, :size]
+                logit, known = z[n, c, start:stop], seen[n, start:stop]
+                given = t[n, 0 if by_label else c, start:stop]
+                value, slope = values[n, c, start:stop], slopes[n, c, start:stop]
+                for i in range(size):
+                    row[i] = -abs(logit[i]) if known[i] else zero
+                    truth[i] = z.dtype.type(given[i] == c) if by_label else given[i]
+                _exp_row(row, bits, e)
+                _log1p_row(e, bits, tail)
+                if not square:  # p^gamma is exp(gamma log p)
+                    for i in range(size):
+                        row[i] = -gamma * (max(-logit[i], zero) + tail[i]) if known[i] else zero
+                    _exp_row(row, bits, p_power)
+                    for i in range(size):
+                        row[i] = -gamma * (max(logit[i], zero) + tail[i]) if known[i] else zero
+                    _exp_row(row, bits, q_power)
+                for i in range(size):
+                    more = one / (one + e[i])
+                    less = e[i] * more
+                    positive = logit[i] > zero
+                    p, q = (more, less) if positive else (less, more)
+                    p_nll = (zero if positive else -logit[i]) + tail[i]
+                    q_nll = (logit[i] if positive else zero) + tail[i]
+                    rise = off * (p * p if square else p_power[i])
+                    fall = on * (q * q if square else q_power[i])
+                    other = one - truth[i]
+                    term = truth[i] * fall * p_nll + other * rise * q_nll
+                    rising = rise * (p + gamma * q * q_nll)
+                    falling = fall * (q + gamma * p * p_nll)
+                    value[i] = term if known[i] else zero
+                    slope[i] = other * rising - truth[i] * falling if known[i] else zero
 
 
 @_jit
