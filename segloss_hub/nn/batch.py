@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segloss_hub.nn.ingredients import Ingredient, RegionSums, SquaredErrors
+from segloss_hub.nn.ingredients import Ingredient, RegionSums, SquaredErrors, row_masses
 from segloss_hub.nn.joint import joint_pass
 from segloss_hub.nn.kernels import kernels_for
 
@@ -129,10 +129,7 @@ class Batch:
 
     def pixels(self) -> Tensor:
         """(N,) float64: the weights of the pixels of each image, or how many are valid."""
-        if self.weight is not None:
-            return self.weight.sum(-1, dtype=torch.float64)
-        # A sum of booleans would make a copy in a wider type first.
-        return torch.stack([torch.count_nonzero(image) for image in self.valid]).double()
+        return row_masses(self.pixel_mass)
 
     def spatial(self, values: Tensor) -> Tensor:
         """(..., P) -> (..., *S)."""

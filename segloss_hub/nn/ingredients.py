@@ -63,6 +63,16 @@ def class_sums(values: Tensor, labels: Tensor, channels: int) -> Tensor:
     return sums.scatter_add(1, labels, values.double()).to(values.dtype)
 
 
+def row_masses(mass: Tensor) -> Tensor:
+    """(R, M) -> (R,) float64: the sum of weights, or how many are True.
+
+    A sum of booleans would make a copy in a wider type first.
+    """
+    if mass.dtype == torch.bool:
+        return torch.stack([torch.count_nonzero(row) for row in mass]).double()
+    return mass.sum(1, dtype=torch.float64)
+
+
 def clear_ignored(p: Tensor, valid: Tensor) -> Tensor:
     """Set p (N, C, P) to 0 in place where `valid` (N, P) is False; a NaN there ends here.
 

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from segloss_hub.nn.batch import Batch
 from segloss_hub.nn.ingredients import class_sums, clear_ignored
+from segloss_hub.nn.joint import BLOCK
 from segloss_hub.nn.kernels import kernels_for
-
-BLOCK = 2**18  # logits per block of the low-memory mode
 
 
 def label_cost(batch: Batch, matrix: Tensor) -> Tensor:

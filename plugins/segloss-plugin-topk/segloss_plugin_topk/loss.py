@@ -21,6 +21,7 @@ from segloss_hub.nn import (
     weighted_nll,
 )
 from segloss_hub.nn.distributed import summed_over_ranks
+from segloss_hub.nn.ingredients import row_masses
 
 
 class TopKLoss(SegLoss):
@@ -151,11 +152,7 @@ class TopKLoss(SegLoss):
 
     def _total(self, mass: Tensor) -> Tensor:
         """(R,): the number of elements that are ranked together."""
-        rows = self._rows(mass)
-        if rows.dtype == torch.bool:  # a sum would make a wider copy first
-            total = torch.stack([torch.count_nonzero(row) for row in rows]).double()
-        else:
-            total = rows.sum(1, dtype=torch.float64)
+        total = row_masses(self._rows(mass))
         return summed_over_ranks(total) if self._over_ranks else total
 
     @property

@@ -331,6 +331,12 @@ def _log1p_row_of(x: Any, bits: Any, out: Any) -> Any:
 
 
 @_jit
+def _block_size(channels: int) -> int:
+    """Pixels of a block."""
+    return max(64, min(1024, BLOCK // channels))
+
+
+@_jit
 def _read_labels(labels: Any, weights: Any, ignore_index: int, label: Any, share: Any) -> None:
     """Labels, -1 where ignored, and what each pixel counts, 0 where ignored."""
     for i in range(len(label)):
@@ -427,7 +433,7 @@ def _forward(
     """Fill `nll` (N, P), if it is of that size, and add to `tables` (N, 6, C)."""
     images, channels, _ = z.shape
     dtype, zero, one = z.dtype, z.dtype.type(0), z.dtype.type(1)
-    block = max(64, min(1024, BLOCK // channels))
+    block = _block_size(channels)
     offset = 1 if channels == 1 else 0
     p = np.empty((channels, block), dtype)
     rows, ints = np.empty((4, block), dtype), np.empty((2, block), np.int32)
@@ -489,7 +495,7 @@ def _backward(
     """Write `gradient` (N, C, P). `slopes` (N, 5, C) are A, B, Q, M, X; `g` is (N, P) or (1, 1)."""
     images, channels, _ = z.shape
     dtype, zero, one, two = z.dtype, z.dtype.type(0), z.dtype.type(1), z.dtype.type(2)
-    block = max(64, min(1024, BLOCK // channels))
+    block = _block_size(channels)
     offset = 1 if channels == 1 else 0
     p = np.empty((channels, block), dtype)
     rows, ints = np.empty((5, block), dtype), np.empty((2, block), np.int32)
@@ -569,7 +575,7 @@ def _expect(
     value: Array,
 ) -> None:
     """Fill `value` (N, P)."""
-    block = max(64, min(1024, BLOCK // z.shape[1]))
+    block = _block_size(z.shape[1])
     p, rows = np.empty((z.shape[1], block), z.dtype), np.empty((3, block), z.dtype)
     ints = np.empty((2, block), np.int32)
     for n in range(len(z)):
@@ -592,7 +598,7 @@ def _expect_backward(
     gradient: Array,
 ) -> None:
     """Write `gradient` (N, C, P); `g` is (N, P) or (1, 1)."""
-    block, zero, one = max(64, min(1024, BLOCK // z.shape[1])), z.dtype.type(0), z.dtype.type(1)
+    block, zero, one = _block_size(z.shape[1]), z.dtype.type(0), z.dtype.type(1)
     p, rows = np.empty((z.shape[1], block), z.dtype), np.empty((4, block), z.dtype)
     ints = np.empty((2, block), np.int32)
     for n in range(len(z)):
@@ -647,7 +653,7 @@ def _label_costs(
     tables: Array,
 ) -> None:
     """Add to `tables` (2, N, C)."""
-    block = max(64, min(1024, BLOCK // z.shape[1]))
+    block = _block_size(z.shape[1])
     p, rows = np.empty((z.shape[1], block), z.dtype), np.empty((4, block), z.dtype)
     ints = np.empty((3, block), np.int32)
     for n in range(len(z)):
@@ -673,7 +679,7 @@ def _label_costs_backward(
     gradient: Array,
 ) -> None:
     """Write `gradient` (N, C, P); `slopes` are (N, C)."""
-    block = max(64, min(1024, BLOCK // z.shape[1]))
+    block = _block_size(z.shape[1])
     p, rows = np.empty((z.shape[1], block), z.dtype), np.empty((4, block), z.dtype)
     ints = np.empty((3, block), np.int32)
     for n in range(len(z)):
