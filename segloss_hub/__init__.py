@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from segloss_hub.errors import (
         ExpressionError,
         HubError,
+        MissingInputError,
         ParameterError,
         PluginError,
         UnknownLossError,
@@ -35,6 +36,7 @@ __all__ = [
     "Hub",
     "HubError",
     "LossCard",
+    "MissingInputError",
     "Paper",
     "ParameterError",
     "PluginError",
@@ -55,6 +57,7 @@ _HOME = {
         [
             "ExpressionError",
             "HubError",
+            "MissingInputError",
             "ParameterError",
             "PluginError",
             "UnknownLossError",

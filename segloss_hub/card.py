@@ -41,7 +41,15 @@ Tag = Literal[
     "structure",
     "thin-structures",
 ]
-Input = Literal["distance_map", "features", "boundary_logits", "image"]
+Input = Literal[
+    "boundary_logits",
+    "boundary_target",
+    "classifier_bias",
+    "classifier_weight",
+    "distance_map",
+    "features",
+    "image",
+]
 Arrangement = Literal["pixel", "sums", "spatial"]
 Side = Literal["false-positive", "false-negative"]
 RelationKind = Literal["generalises", "special-case-of", "combines", "related-to"]
@@ -178,7 +186,10 @@ class LossCard(_Record):
         str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=200)
     ] = Field(description="'package.module:Class', imported only when the loss is built")
     capabilities: Capabilities = Capabilities()
-    inputs: tuple[Input, ...] = Field(default=(), description="needed beyond logits and target")
+    inputs: tuple[Input, ...] = Field(default=(), description="taken beyond logits and target")
+    needs: tuple[Input, ...] = Field(
+        default=(), description="those of the inputs without which it cannot be computed"
+    )
     relations: tuple[Relation, ...] = ()
     limits: tuple[Line, ...] = Field(default=(), description="known pitfalls, one sentence each")
     sides: dict[Identifier, Side] = Field(
@@ -202,6 +213,13 @@ class LossCard(_Record):
                 f"{SCHEMA_VERSION}: upgrade with `pip install --upgrade segloss-hub`"
             )
         return data
+
+    @model_validator(mode="after")
+    def _needs_are_inputs(self) -> Self:
+        missing = [name for name in self.needs if name not in self.inputs]
+        if missing:
+            raise ValueError(f"needs {', '.join(missing)}, which inputs does not name")
+        return self
 
     @property
     def distribution(self) -> str:

@@ -29,6 +29,10 @@ class UnknownParameterError(HubError, TypeError):
     """A loss has no parameter of this name."""
 
 
+class MissingInputError(HubError, ValueError):
+    """A loss was called without an extra input that it cannot do without."""
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
     """The choices spelt most like `name`, best first."""
     from difflib import get_close_matches  # only a failure pays for importing it

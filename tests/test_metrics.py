@@ -11,7 +11,13 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from segloss_hub.bench.metrics import BoundaryF1, boundary, boundary_f1, class_scores
+from segloss_hub.bench.metrics import (
+    BoundaryF1,
+    boundary,
+    boundary_f1,
+    class_scores,
+    hausdorff95,
+)
 
 Mask = npt.NDArray[np.bool_]
 
@@ -118,3 +124,24 @@ def test_configs_find_the_metric_by_name() -> None:
 def test_a_negative_tolerance_is_refused() -> None:
     with pytest.raises(ValueError, match="0 pixels or more, but got -1"):
         BoundaryF1(tolerance=-1)
+
+
+def test_hausdorff95_of_a_shift_is_the_shift() -> None:
+    line = rectangle(0, 5, H, 1)
+    assert hausdorff95(line, line) == 0
+    assert hausdorff95(line, rectangle(0, 8, H, 1)) == 3
+    assert hausdorff95(rectangle(0, 8, H, 1), line) == 3
+
+
+def test_hausdorff95_leaves_out_the_farthest_twentieth() -> None:
+    """A far pixel among 41 is less than a twentieth of them, one among 12 is not."""
+    short, long = rectangle(0, 0, H, 1), rectangle(0, 0, H, 4)
+    far = rectangle(6, 17, 1, 1)
+    assert hausdorff95(short | far, short) == pytest.approx(0.4 * 17)  # of 13 ranks, 11.4 from 0
+    assert hausdorff95(long | far, long) == 0  # 28 pixels of outline: the far one is above 95 %
+
+
+def test_hausdorff95_of_empty_masks() -> None:
+    nothing = rectangle(0, 0, 0, 0)
+    assert hausdorff95(nothing, nothing) == 0
+    assert hausdorff95(nothing, ALL) == hausdorff95(ALL, nothing) == math.hypot(H, W)

@@ -80,10 +80,15 @@ def loss_config(expression: str) -> tuple[Config, list[Config]]:
     """The `loss_decode` of a loss expression, and the hooks that it needs.
 
     The boundary loss prefers the empty prediction while nothing is found yet. Beside another loss
-    its weight therefore begins low and rises over the run, as in the published recipe.
+    its weight therefore begins low and rises over the run, as in the published recipe. Losses that
+    need more than logits and labels get it from a HubHook.
     """
-    names = [get_card(term.name).name for term in parse_expression(expression)]
-    hooks = [BOUNDARY_RAMP] if "boundary" in names and len(names) > 1 else []
+    cards = [get_card(term.name) for term in parse_expression(expression)]
+    hooks = []
+    if len(cards) > 1 and any(card.name == "boundary" for card in cards):
+        hooks.append(BOUNDARY_RAMP)
+    if any(card.needs for card in cards):
+        hooks.append({"type": "segloss_hub.HubHook"})
     return {"type": "segloss_hub.HubLoss", "name": expression}, hooks
 
 

@@ -41,6 +41,23 @@ def boundary_f1(prediction: Mask, truth: Mask, valid: Mask, tolerance: float = 2
     return float(2 * precision * recall / max(precision + recall, np.finfo(float).tiny))
 
 
+def hausdorff95(prediction: Mask, truth: Mask) -> float:
+    """95 % Hausdorff distance of two masks (H, W), in pixels.
+
+    The larger of two 95th percentiles: of the distances of the boundary pixels of one mask to the
+    nearest boundary pixel of the other, and the reverse. If one mask is empty it is the diagonal of
+    the image, if both are, 0. The edge of the image is boundary here, so that a mask that fills the
+    image has one.
+
+    Paper: Huttenlocher et al., Comparing images using the Hausdorff distance, TPAMI 1993.
+    """
+    if not prediction.any() or not truth.any():
+        return 0.0 if prediction.any() == truth.any() else float(np.hypot(*truth.shape))
+    predicted, true = (mask & ~ndimage.binary_erosion(mask) for mask in (prediction, truth))
+    forth, back = _distance_to(true)[predicted], _distance_to(predicted)[true]
+    return float(max(np.percentile(forth, 95), np.percentile(back, 95)))
+
+
 def _distance_to(mask: Mask) -> Scores:
     distance: Scores = ndimage.distance_transform_edt(~mask)
     return distance

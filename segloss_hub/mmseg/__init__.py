@@ -5,10 +5,11 @@
 every discovered loss is there as `type='hub/<name>'`.
 """
 
-from segloss_hub.mmseg.hooks import TermWeightRamp
+from segloss_hub.mmseg.hooks import HubHook, TermWeightRamp
 from segloss_hub.mmseg.loss import HubLoss
 from segloss_hub.mmseg.register import register_all
+from segloss_hub.mmseg.transforms import HubDistanceMaps
 
 register_all()
 
-__all__ = ["HubLoss", "TermWeightRamp"]
+__all__ = ["HubDistanceMaps", "HubHook", "HubLoss", "TermWeightRamp"]

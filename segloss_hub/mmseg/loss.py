@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from segloss_hub.discovery import create_loss
 from segloss_hub.errors import ParameterError
@@ -42,6 +43,7 @@ class HubLoss(nn.Module):
         **common: Any,
     ) -> None:
         super().__init__()
+        self.given: dict[str, Tensor] = {}  # the extra inputs that a HubHook brings
         if ignore_index is not None:
             common["ignore_index"] = ignore_index
         self.loss = create_loss(name, params=params, **common)
@@ -61,6 +63,18 @@ class HubLoss(nn.Module):
         """Key under which the head logs and adds up the value."""
         return self._loss_name
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The extra inputs that the loss takes."""
+        names: tuple[str, ...] = self.loss.inputs
+        return names
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Those among them that it cannot do without."""
+        names: tuple[str, ...] = self.loss.needs
+        return names
+
     def forward(
         self,
         pred: Tensor,
@@ -74,7 +88,8 @@ class HubLoss(nn.Module):
         """The weighted value of logits `pred` (N, C, *S) against labels `target` (N, *S).
 
         `weight` (N, *S) is a pixel sampler's; `avg_factor` divides the sum in place of the mean;
-        `reduction_override` replaces the reduction for this call.
+        `reduction_override` replaces the reduction for this call. Extra inputs come from a HubHook
+        or from the caller.
         """
         if reduction_override is not None and reduction_override not in get_args(Reduction):
             raise ValueError(f"reduction_override is mean, sum or none, got {reduction_override!r}")
@@ -83,6 +98,7 @@ class HubLoss(nn.Module):
                 f"{self.loss_name} has ignore_index={self.ignore_index}, its head passes "
                 f"{ignore_index}: set ignore_index={self.ignore_index} on the head"
             )
+        extras = {**self._given_for(pred), **extras}
         reduction = reduction_override
         if avg_factor is not None and reduction != "none":
             if reduction == "sum":
@@ -101,6 +117,14 @@ class HubLoss(nn.Module):
         if avg_factor is not None and reduction == "sum":
             value = value / avg_factor
         return self.loss_weight * value
+
+    def _given_for(self, pred: Tensor) -> dict[str, Tensor]:
+        """What the hook brought; an edge map at the size of the logits, as heads resize theirs."""
+        given = dict(self.given)
+        edges = given.get("boundary_logits")
+        if edges is not None and edges.shape[2:] != pred.shape[2:]:
+            given["boundary_logits"] = interpolate(edges, pred.shape[2:], mode="bilinear")
+        return given
 
 
 def _key(expression: str) -> str:

@@ -9,13 +9,15 @@ from mmseg.registry import HOOKS as MMSEG_HOOKS
 from mmseg.registry import METRICS as MMSEG_METRICS
 from mmseg.registry import MODELS as MMSEG_MODELS
 from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMSEG_CONSTRUCTORS
+from mmseg.registry import TRANSFORMS as MMSEG_TRANSFORMS
 
 from segloss_hub import registry
 from segloss_hub.bench.metrics import BoundaryF1
 from segloss_hub.discovery import default_hub
-from segloss_hub.mmseg.hooks import TermWeightRamp
+from segloss_hub.mmseg.hooks import HubHook, TermWeightRamp
 from segloss_hub.mmseg.loss import HubLoss
 from segloss_hub.mmseg.optim import HubOptimWrapperConstructor
+from segloss_hub.mmseg.transforms import HubDistanceMaps
 
 
 def register_all() -> None:
@@ -28,7 +30,10 @@ def register_all() -> None:
         for name in default_hub().cards:
             models.register_module(name=f"hub/{name}", module=_builder(name))
     for hooks in (registry.HOOKS, MMSEG_HOOKS):
-        hooks.register_module(module=TermWeightRamp)
+        for hook in (HubHook, TermWeightRamp):
+            hooks.register_module(module=hook)
+    for transforms in (registry.TRANSFORMS, MMSEG_TRANSFORMS):
+        transforms.register_module(module=HubDistanceMaps)
     for metrics in (registry.METRICS, MMSEG_METRICS):
         metrics.register_module(module=BoundaryF1)
     # What a config gets that names no constructor; MMEngine's own stays as it is.

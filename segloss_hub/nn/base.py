@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -12,10 +12,11 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
-from segloss_hub.errors import UnknownParameterError, did_you_mean
+from segloss_hub.errors import UnknownParameterError
 from segloss_hub.nn.batch import Activation, Batch, make_batch
 from segloss_hub.nn.distributed import summed_over_ranks
 from segloss_hub.nn.ingredients import Ingredient
+from segloss_hub.nn.inputs import reject_unknown_inputs, require_inputs
 from segloss_hub.nn.parameters import as_list, checked, defaults_of, parameters_of
 
 Reduction = Literal["mean", "sum", "none"]
@@ -85,10 +86,12 @@ class SegLoss(nn.Module):
     A subclass implements `elements`, declares its own parameters in `__init__` as
     `Annotated[type, Field(..., description=...)]` and passes `**common` on. They are validated
     whenever it is built: `UnknownParameterError` (a `TypeError`) names the nearest parameter,
-    `ParameterError` (a `ValueError`) the allowed range. Wrong inputs raise `ValueError`.
+    `ParameterError` (a `ValueError`) the allowed range. Wrong inputs raise `ValueError`, an extra
+    input that `needs` names and the call lacks `MissingInputError` (a `ValueError`).
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ()
+    inputs: tuple[str, ...] = ()  # the extra inputs that it takes
+    needs: tuple[str, ...] = ()  # those among them that it cannot do without
     soft_labels: ClassVar[bool] = False  # whether probabilities are a valid target
     weighs_classes: ClassVar[bool] = True  # whether class_weight means anything
 
@@ -179,6 +182,7 @@ class SegLoss(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} takes integer labels of shape (N, *S), no probabilities"
             )
+        require_inputs(type(self).__name__, self.needs, batch.extras)
         how = reduction or self.reduction
         if how not in get_args(Reduction):
             raise ValueError(f"reduction is 'mean', 'sum' or 'none', got {how!r}")
@@ -226,16 +230,6 @@ class SegLoss(nn.Module):
         return ", ".join(
             f"{name}={value!r}" for name, value in values.items() if value != known[name].default
         )
-
-
-def reject_unknown_inputs(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise `UnknownParameterError` for an extra input that nothing takes."""
-    for name in given:
-        if name not in known:
-            choices = (*known, "weight", "reduction", "ignore_index")
-            raise UnknownParameterError(
-                f"{owner} takes no input {name!r}. {did_you_mean(name, choices)}"
-            )
 
 
 def _checking_parameters(cls: type[SegLoss], init: Callable[..., None]) -> Callable[..., None]:

@@ -8,8 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from segloss_hub.nn.base import Reduction, SegLoss, reject_unknown_inputs
+from segloss_hub.nn.base import Reduction, SegLoss
 from segloss_hub.nn.batch import Batch
+from segloss_hub.nn.inputs import reject_unknown_inputs
 
 
 class WeightedSum(nn.Module):
@@ -29,6 +30,11 @@ class WeightedSum(nn.Module):
     def inputs(self) -> tuple[str, ...]:
         """The extra inputs that some term takes."""
         return tuple(sorted({name for loss in self.losses() for name in loss.inputs}))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Those that some term cannot do without."""
+        return tuple(sorted({name for loss in self.losses() for name in loss.needs}))
 
     def forward(
         self,

@@ -10,7 +10,8 @@ A plugin keeps two files beside its tests. `oracle.npz` holds the arrays of ever
       bin_idc1_given: {record: bin_idc1_float, extras: {distance_map: dist_maps}}
 
 `record` names the arrays when a case uses those of another; `extras` maps an input of the loss to
-the array's name. The test is three lines:
+the array's name; `gradient_of` names the extra input that the recorded gradient is that of, in
+place of the logits. The test is three lines:
 
     @parametrize_oracle(__file__)
     def test_oracle(case):
@@ -42,6 +43,7 @@ class _Case(BaseModel):
     record: str | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     extras: dict[str, str] = Field(default_factory=dict)
+    gradient_of: str = "logits"
 
 
 class _Mapping(BaseModel):
@@ -59,13 +61,15 @@ class OracleCase:
         self.extras = {key: arrays[array] for key, array in case.extras.items()}
         self.logits, self.target = arrays["logits"], arrays["target"]
         self.value, self.grad = arrays["value"], arrays["grad"]
+        self.gradient_of = case.gradient_of
 
     def check(self, create: Callable[..., Any] | None = None) -> None:
         """Value and gradient in float64, to 1e-6 relative; `create` builds another loss instead."""
-        logits = self.logits.clone().requires_grad_()
+        inputs = {"logits": self.logits, "target": self.target, **self.extras}
+        leaf = inputs[self.gradient_of] = inputs[self.gradient_of].clone().requires_grad_()
         build = partial(create_loss, self.loss) if create is None else create
-        value = build(**self.params)(logits, self.target, **self.extras)
-        (grad,) = torch.autograd.grad(value.sum(), logits)
+        value = build(**self.params)(**inputs)
+        (grad,) = torch.autograd.grad(value.sum(), leaf)
         _assert_near(value.detach(), self.value, f"{self.name}: value")
         _assert_near(grad, self.grad, f"{self.name}: gradient")
 

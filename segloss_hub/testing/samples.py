@@ -16,13 +16,45 @@ SURE = 4.0  # logits of a prediction that is sure of itself, right or wrong
 
 @dataclass(frozen=True)
 class Sample:
-    """Logits (N, C, *S) and target of one call, and which pixels (N, *S) are ignored."""
+    """Logits (N, C, *S) and target of one call, and which pixels (N, *S) are ignored.
+
+    `extras` are inputs that lie beside the logits, pixel by pixel. `derived` names those that a
+    network makes together with the logits, which therefore follow them: see `inputs`.
+    """
 
     mode: Mode
     logits: Tensor
     target: Tensor
     ignored: Tensor
     extras: dict[str, Tensor] = field(default_factory=dict)
+    derived: tuple[str, ...] = ()
+    classifier: Tensor | None = None  # (C, D): makes the logits from features
+
+    def inputs(self, logits: Tensor | None = None) -> dict[str, Tensor]:
+        """All extra inputs, of the sample's logits or of others, which pass their gradient on.
+
+        Features are such that `classifier` makes the logits of them, up to a number per pixel where
+        a softmax is to come; an edge map is the first of the logits.
+        """
+        scores = self.logits if logits is None else logits
+        found = dict(self.extras)
+        if "boundary_logits" in self.derived:
+            found["boundary_logits"] = scores[:, :1]
+        if "features" in self.derived:
+            assert self.classifier is not None
+            with torch.autocast(scores.device.type, enabled=False):
+                found["features"] = self._features(scores)
+            found["classifier_weight"] = self.classifier.to(found["features"].dtype)
+        return found
+
+    def _features(self, scores: Tensor) -> Tensor:
+        """(N, C, *S) -> (N, D, *S)."""
+        if scores.dtype in (torch.float16, torch.bfloat16):
+            scores = scores.float()  # rounded features would not make the same logits
+        if self.mode in ("multiclass", "soft"):
+            scores = scores - scores.mean(1, keepdim=True)
+        lift = torch.linalg.pinv(self.classifier).to(scores.dtype)  # (D, C)
+        return torch.einsum("dc,nc...->nd...", lift, scores)
 
     @property
     def per_channel(self) -> bool:

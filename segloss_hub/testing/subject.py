@@ -19,8 +19,7 @@ from segloss_hub.discovery import GROUP, get_card
 from segloss_hub.nn import Common, Parameter, SegLoss, parameters_of
 from segloss_hub.testing.samples import Mode, Sample, blob_sample, random_sample
 
-# An extra input that a loss cannot do without: its channels, None for those of the logits.
-EXTRA_CHANNELS = {"features": 4, "boundary_logits": 1, "image": 3}
+FEATURES = 4  # channels of made-up features
 
 
 @dataclass
@@ -107,20 +106,26 @@ class Subject:
         return sizes[: 2 if 2 in dims else min(dims)]
 
     def with_extras(self, sample: Sample, *, maps: bool = False) -> Sample:
-        """The sample with random tensors for the card's inputs.
+        """The sample with made-up tensors for the inputs that the loss needs; for `maps`, for all.
 
-        A distance map is made from the target where none is given, so it is given only for `maps`.
+        What a loss takes but does not need it makes from the target or the logits.
         """
         random = torch.Generator().manual_seed(1)
         images, channels, *size = sample.logits.shape
+        wanted = self.card.inputs if maps else self.card.needs
+        kinds: dict[str, Any] = {"dtype": sample.logits.dtype, "generator": random}
         extras = {}
-        for name in self.card.inputs:
-            width = EXTRA_CHANNELS.get(name, channels)
-            if name in EXTRA_CHANNELS or maps:
-                extras[name] = torch.randn(
-                    images, width, *size, generator=random, dtype=sample.logits.dtype
-                )
-        return sample.changed(extras=extras)
+        if "distance_map" in wanted:
+            extras["distance_map"] = torch.randn(images, channels, *size, **kinds)
+        if "image" in wanted:
+            extras["image"] = torch.randn(images, 3, *size, **kinds)
+        if "boundary_target" in wanted:
+            extras["boundary_target"] = torch.randint(0, 2, (images, *size), generator=random)
+        return sample.changed(
+            extras=extras,
+            derived=tuple(name for name in ("features", "boundary_logits") if name in wanted),
+            classifier=torch.randn(channels, FEATURES, generator=random, dtype=torch.float64),
+        )
 
     def run(self, sample: Sample, **inputs: Any) -> tuple[Tensor, Tensor]:
         """Value and gradient of a freshly built loss."""
@@ -136,12 +141,13 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Value, and gradient of its sum to the logits; `scale` keeps half precision from underflow."""
     leaf = sample.logits.detach().requires_grad_()
-    value = loss(leaf, sample.target, **sample.extras, **inputs)
+    value = loss(leaf, sample.target, **sample.inputs(leaf), **inputs)
     if not value.requires_grad:
         raise AssertionError(
             "the value has no gradient: compute it from the logits by torch operations alone, "
             "without detach(), item() or NumPy"
         )
-    (grad,) = torch.autograd.grad(value.sum() * scale, leaf, allow_unused=True)
+    with torch.autocast(leaf.device.type, enabled=False):  # as training goes backward outside of it
+        (grad,) = torch.autograd.grad(value.sum() * scale, leaf, allow_unused=True)
     grad = torch.zeros_like(leaf) if grad is None else grad
     return value.detach(), grad if scale == 1 else grad.double() / scale

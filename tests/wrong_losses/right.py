@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -119,8 +120,9 @@ class Guided(CrossEntropy):
         **CrossEntropy.declared,
         "stateful": True,
         "inputs": ("image",),
+        "needs": ("image",),
     }
-    inputs = ("image",)
+    inputs = needs = ("image",)
 
     def __init__(self, **common: Unpack[Common]) -> None:
         super().__init__(**common)
@@ -129,6 +131,23 @@ class Guided(CrossEntropy):
     def terms(self, batch: Batch) -> Tensor:
         guide = batch.extras["image"].mean(1).flatten(1).sigmoid().to(batch.nll.dtype)
         return batch.nll * self.factor * (guide if batch.nll.ndim == 2 else guide[:, None])
+
+
+class FromFeatures(CrossEntropy):
+    """Cross-entropy of logits that it makes of features itself, with the layer that made them."""
+
+    declared: ClassVar[dict[str, Any]] = {
+        **CrossEntropy.declared,
+        "inputs": ("features", "classifier_weight", "boundary_target"),
+        "needs": ("features", "classifier_weight"),
+    }
+    inputs = ("features", "classifier_weight", "boundary_target")
+    needs = ("features", "classifier_weight")
+
+    def terms(self, batch: Batch) -> Tensor:
+        layer = batch.extras["classifier_weight"].to(batch.logits.dtype)
+        features = batch.extras["features"].to(batch.logits.dtype).flatten(2)
+        return super().terms(replace(batch, logits=layer @ features, _ready={}))
 
 
 class Dice(SegLoss):
@@ -175,4 +194,5 @@ class Tversky(Dice):
         return self.fn_weight, self.fp_weight
 
 
-RIGHT = [subject_of(loss, **loss.declared) for loss in (CrossEntropy, Focal, Guided, Dice, Tversky)]
+LOSSES = (CrossEntropy, Focal, Guided, FromFeatures, Dice, Tversky)
+RIGHT = [subject_of(loss, **loss.declared) for loss in LOSSES]

@@ -139,12 +139,13 @@ def check_inputs_are_left_alone(subject: Subject) -> None:
         inputs: dict[str, Tensor] = {}
         if subject.card.capabilities.pixel_weight:
             inputs["weight"] = torch.rand(sample.ignored.shape)
-        tensors = {"logits": sample.logits, "target": sample.target, **sample.extras, **inputs}
+        extras = sample.inputs()
+        tensors = {"logits": sample.logits, "target": sample.target, **extras, **inputs}
         before = {name: tensor.clone() for name, tensor in tensors.items()}
 
         # Forward alone first: autograd refuses to go back through what was written into.
         loss = subject.build(mode)
-        forward = partial(loss, sample.logits, sample.target, **sample.extras, **inputs)
+        forward = partial(loss, sample.logits, sample.target, **extras, **inputs)
         for run in (forward, partial(subject.run, sample, **inputs)):
             run()
             changed = [name for name in tensors if not torch.equal(tensors[name], before[name])]
@@ -163,7 +164,7 @@ def check_value_without_gradient(subject: Subject) -> None:
         sample = subject.sample(mode)
         expected = subject.run(sample)[0]
         with torch.inference_mode():
-            came = subject.build(mode)(sample.logits, sample.target, **sample.extras)
+            came = subject.build(mode)(sample.logits, sample.target, **sample.inputs())
         expect_near(came.clone(), expected, f"{mode}: in inference mode", hint)
 
 
@@ -188,7 +189,7 @@ def check_wrong_inputs_are_refused(subject: Subject) -> None:
         cases["a label out of range"] = (sample.changed(target=wrong), "77")
     for what, (bad, names) in cases.items():
         with must_refuse(what, hint, errors=(ValueError,), names=names):
-            subject.build(mode)(bad.logits, bad.target, **sample.extras)
+            subject.build(mode)(bad.logits, bad.target, **sample.inputs())
     what = "an input that the loss does not take"
     with must_refuse(what, hint, errors=(UnknownParameterError,), names="nonsense"):
         subject.run(sample, nonsense=sample.logits)

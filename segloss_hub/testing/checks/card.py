@@ -135,6 +135,7 @@ def check_class_agrees_with_card(subject: Subject) -> None:
     card, loss = subject.card, subject.loss_class
     for name, of_class, of_card in (
         ("inputs", tuple(loss.inputs), card.inputs),
+        ("needs", tuple(subject.create().needs), card.needs),
         ("soft_labels", loss.soft_labels, card.capabilities.soft_labels),
         ("weighs_classes / class_weight", loss.weighs_classes, card.capabilities.class_weight),
         ("stateful (parameters or buffers)", _has_state(subject), card.capabilities.stateful),

@@ -45,7 +45,7 @@ def _disagreement(subject: Subject, sample: Sample, *, double: bool) -> str:
 
     def value(logits: Tensor) -> Tensor:
         loss = subject.build(sample.mode)
-        result: Tensor = loss(logits, sample.target, **sample.extras)
+        result: Tensor = loss(logits, sample.target, **sample.inputs(logits))
         return result
 
     leaf = sample.logits.clone().requires_grad_()
@@ -65,7 +65,7 @@ def check_second_backward_is_the_first(subject: Subject) -> None:
     for mode in subject.modes:
         sample, loss = subject.sample(mode), subject.build(mode)
         leaf = sample.logits.requires_grad_()
-        value = loss(leaf, sample.target, **sample.extras)
+        value = loss(leaf, sample.target, **sample.inputs(leaf))
         first, second = (
             torch.autograd.grad(value, leaf, retain_graph=True)[0].clone() for _ in range(2)
         )
@@ -99,7 +99,7 @@ def check_pixels_are_independent(subject: Subject) -> None:
     for mode in subject.modes:
         sample = subject.sample(mode, ignored=0.0)
         leaf = sample.logits.requires_grad_()
-        element = subject.build(mode)(leaf, sample.target, **sample.extras, reduction="none")
+        element = subject.build(mode)(leaf, sample.target, **sample.inputs(leaf), reduction="none")
         (grad,) = torch.autograd.grad(element[0].flatten()[0], leaf)
         touched = int((grad != 0).any(1).sum())
         expect(
@@ -119,7 +119,7 @@ def check_descent_segments(subject: Subject) -> None:
         before = float(evaluate(loss, sample.changed(logits=leaf))[0])
         for _ in range(STEPS):
             optimizer.zero_grad()
-            loss(leaf, sample.target, **sample.extras).backward()
+            loss(leaf, sample.target, **sample.inputs(leaf)).backward()
             optimizer.step()
         after = float(evaluate(loss, sample.changed(logits=leaf))[0])
         expect(

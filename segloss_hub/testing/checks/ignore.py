@@ -41,9 +41,8 @@ def check_ignored_extras_do_not_matter(subject: Subject) -> None:
         poisoned = {k: v.masked_fill(sample.ignored, nan) for k, v in inputs.items()}
         extras = dict(sample.extras)
         if "distance_map" in extras:
-            extras["distance_map"] = extras["distance_map"].masked_fill(
-                sample.ignored[:, None], nan
-            )
+            hidden = sample.ignored[:, None]
+            extras["distance_map"] = extras["distance_map"].masked_fill(hidden, nan)
         came = subject.run(sample.changed(extras=extras), **poisoned)
         expected = subject.run(sample, **inputs)
         expect_same(came, expected, f"{mode}, NaN in weight and maps where ignored", HINT)

@@ -79,8 +79,10 @@ def check_renumbered_classes(subject: Subject) -> None:
         name: tensor[:, order] if name == "distance_map" else tensor
         for name, tensor in sample.extras.items()
     }
-    logits = sample.logits[:, order]
-    value, grad = subject.run(sample.changed(logits=logits, target=renumbered, extras=extras))
+    changes = {"logits": sample.logits[:, order], "target": renumbered, "extras": extras}
+    if sample.classifier is not None:
+        changes["classifier"] = sample.classifier[order]
+    value, grad = subject.run(sample.changed(**changes))
     hint = "Use labels as indices, never as numbers; or declare classes_alike=False"
     came = value, grad[:, order.argsort()]
     expect_same(came, subject.run(sample), "classes renumbered", hint)

@@ -182,7 +182,7 @@ def _differs(subject: Subject, sample: Sample, one: dict[str, Any], other: dict[
     try:
         a, b = (
             subject.build(sample.mode, **parameters)(
-                sample.logits, sample.target, **sample.extras
+                sample.logits, sample.target, **sample.inputs()
             ).detach()
             for parameters in (one, other)
         )

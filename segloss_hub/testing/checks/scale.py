@@ -67,7 +67,7 @@ def check_compiled_is_eager(subject: Subject) -> None:
     sample = subject.with_extras(subject.sample(mode), maps=True)  # made in NumPy if not given
     sample = sample.changed(
         logits=sample.logits.float(),
-        extras={name: tensor.float() for name, tensor in sample.extras.items()},
+        extras={name: _single(tensor) for name, tensor in sample.extras.items()},
     )
     expected = evaluate(subject.build(mode), sample)
     hint = "Branch on nothing that a tensor holds, call no .item(), leave no torch operations"
@@ -116,6 +116,10 @@ def check_two_ranks_are_one(subject: Subject) -> None:
     expect_same((value, grad), expected, f"{mode}, two ranks with sync_stats", hint)
 
 
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 def _work(subject: Subject) -> tuple[Callable[[], object], Callable[[], object]]:
     """Forward and backward of the loss, and of cross-entropy, on the same input."""
     sample = _large(subject)
@@ -123,7 +127,7 @@ def _work(subject: Subject) -> tuple[Callable[[], object], Callable[[], object]]
     leaf, plain = (sample.logits.clone().requires_grad_() for _ in range(2))
 
     def own() -> object:
-        return torch.autograd.grad(loss(leaf, sample.target, **sample.extras), leaf)
+        return torch.autograd.grad(loss(leaf, sample.target, **sample.inputs(leaf)), leaf)
 
     def reference() -> object:
         return torch.autograd.grad(_cross_entropy(sample.mode, plain, sample.target), plain)
