@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segloss_hub.nn import boundary_band, boundary_counts, class_bands
+from segloss_hub.nn import boundary_band, boundary_counts, class_bands, dilated
 from segloss_hub.nn.boundaries import Side
 
 SHAPES = [(1,), (9,), (1, 8), (8, 1), (7, 6), (1, 1, 6), (3, 4, 5)]
@@ -78,6 +78,15 @@ def test_band_is_what_lies_near_another_label(shape: tuple[int, ...], width: int
         seen = torch.ones_like(valid) if known is None else known
         expected = [band_of_all(*image, width) for image in zip(labels, seen)]
         assert torch.equal(band, torch.stack(expected))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("width", [1, 3])
+def test_dilation_reaches_what_is_near_a_true_pixel(shape: tuple[int, ...], width: int) -> None:
+    masks = scene(shape)[0] == 1
+    near = pairs(shape) <= width
+    for mask, came in zip(masks, dilated(masks, width)):
+        assert torch.equal(came, (near & mask.flatten()).any(1).view(shape))
 
 
 @pytest.mark.parametrize("side", SIDES)

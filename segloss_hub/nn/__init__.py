@@ -2,12 +2,13 @@
 
 from segloss_hub.nn.base import Common, Elements, Reduction, SegLoss
 from segloss_hub.nn.batch import Batch
-from segloss_hub.nn.boundaries import boundary_band, boundary_counts, class_bands
+from segloss_hub.nn.boundaries import boundary_band, boundary_counts, class_bands, dilated
 from segloss_hub.nn.compose import WeightedSum
 from segloss_hub.nn.distance import (
     DistanceTransform,
     distance_maps,
     forget_maps,
+    mask_distance,
     nearest_distance,
     once_per_batch,
     other_class_distance,
@@ -15,6 +16,7 @@ from segloss_hub.nn.distance import (
 from segloss_hub.nn.ingredients import Ingredient, RegionSums
 from segloss_hub.nn.label_cost import label_cost, label_cost_sums
 from segloss_hub.nn.links import focal_link, power_link
+from segloss_hub.nn.maps import DistanceLoss, LabelMaps, MapLoss, MapOptions, label_maps
 from segloss_hub.nn.negatives import negatives
 from segloss_hub.nn.parameters import Parameter, parameters_of
 from segloss_hub.nn.pixels import (
@@ -38,9 +40,13 @@ __all__ = [
     "Batch",
     "Common",
     "CurvedRegionLoss",
+    "DistanceLoss",
     "DistanceTransform",
     "Elements",
     "Ingredient",
+    "LabelMaps",
+    "MapLoss",
+    "MapOptions",
     "Parameter",
     "Reduction",
     "RegionLoss",
@@ -52,6 +58,7 @@ __all__ = [
     "boundary_band",
     "boundary_counts",
     "class_bands",
+    "dilated",
     "distance_maps",
     "expected_cost",
     "focal_link",
@@ -59,7 +66,9 @@ __all__ = [
     "kth_largest",
     "label_cost",
     "label_cost_sums",
+    "label_maps",
     "largest_share",
+    "mask_distance",
     "nearest_distance",
     "negatives",
     "once_per_batch",

@@ -70,6 +70,12 @@ def boundary_counts(
     return counts.scatter_add_(1, codes.flatten(1).clamp(min=0), counted)[:, :classes]
 
 
+def dilated(masks: Tensor, width: int = 1) -> Tensor:
+    """Pixels with a True one at most `width` away along every axis: bool (N, *S) -> (N, *S)."""
+    _check_width(width)
+    return _largest_nearby(masks[:, None], width)[:, 0]
+
+
 def _beside_another(codes: Tensor, edge: bool) -> Tensor:
     """(N, *S) -> (N, *S): whether a step along an axis leads to another class, or outside."""
     result = torch.zeros_like(codes, dtype=torch.bool)

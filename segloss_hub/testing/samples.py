@@ -44,7 +44,8 @@ class Sample:
             assert self.classifier is not None
             with torch.autocast(scores.device.type, enabled=False):
                 found["features"] = self._features(scores)
-            found["classifier_weight"] = self.classifier.to(found["features"].dtype)
+            if "classifier_weight" in self.derived:
+                found["classifier_weight"] = self.classifier.to(found["features"].dtype)
         return found
 
     def _features(self, scores: Tensor) -> Tensor:

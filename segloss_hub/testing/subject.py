@@ -20,6 +20,7 @@ from segloss_hub.nn import Common, Parameter, SegLoss, parameters_of
 from segloss_hub.testing.samples import Mode, Sample, blob_sample, random_sample
 
 FEATURES = 4  # channels of made-up features
+DERIVED = ("features", "classifier_weight", "boundary_logits")
 
 
 @dataclass
@@ -123,7 +124,7 @@ class Subject:
             extras["boundary_target"] = torch.randint(0, 2, (images, *size), generator=random)
         return sample.changed(
             extras=extras,
-            derived=tuple(name for name in ("features", "boundary_logits") if name in wanted),
+            derived=tuple(name for name in DERIVED if name in wanted),
             classifier=torch.randn(channels, FEATURES, generator=random, dtype=torch.float64),
         )
 

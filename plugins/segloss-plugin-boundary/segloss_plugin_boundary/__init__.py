@@ -42,7 +42,12 @@ CARD = LossCard(
     ),
     inputs=("distance_map",),
     relations=(
-        Relation(kind="special-case-of", loss="region-wise", note="with this distance map"),
+        Relation(
+            kind="special-case-of",
+            loss="region-wise",
+            parameters={"map": "boundary"},
+            note="of two channels with idc=[0, 1]",
+        ),
         Relation(kind="related-to", loss="dice", note="trained beside it, with a rising weight"),
     ),
     limits=(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segloss_hub.nn.distance.backends import Backend, choose, nearest_distance, nearest_other_label
+from segloss_hub.nn.distance.boxes import class_boxes, pixels_in, to_other_in_boxes
 from segloss_hub.nn.distance.combine import Kind, add_inside, to_other
 
 
@@ -71,7 +72,11 @@ def other_on_host(
         elif len(present) > 1:
             nearest = partial(_stacked_on_host, spacing=spacing, dtype=dtype, backend=backend)
             ranks = torch.where(known, torch.searchsorted(present, code), -1)
-            image.copy_(to_other(ranks[None], len(present), nearest)[0] * known)
+            boxes = class_boxes(ranks, len(present))
+            if pixels_in(boxes) <= 2 * (len(present) - 1).bit_length() * ranks.numel():
+                image.copy_(to_other_in_boxes(ranks, boxes, nearest, dtype))
+            else:
+                image.copy_(to_other(ranks[None], len(present), nearest)[0] * known)
     return distances.to(codes.device)
 
 
