@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import boundary_formulas
 import formulas
 from entry import Entry, Loss, described, graded, resolved
 from peers import peers
@@ -12,6 +14,19 @@ from torch import Tensor
 from segloss_hub import create_loss, get_card, list_losses
 from segloss_hub.expression import parse_expression
 from segloss_hub.nn import forget_maps
+
+BY_STEPS = "published steps"
+# Their published codes have no right way to ignore pixels: all of their entries get none to ignore.
+UNIGNORING = (
+    "active-boundary",
+    "boundary-aware",
+    "boundary-dou",
+    "conditional-boundary",
+    "hausdorff",
+    "hausdorff, erosions",
+    "inverseform",
+    "region-wise",
+)
 
 
 def entries() -> list[Entry]:
@@ -35,7 +50,31 @@ def _plain() -> list[Entry]:
         _formula("combo", "as published", formulas.combo),
         _formula("exp-log", "as published", formulas.exp_log),
         _formula("unified-focal", "as published", formulas.unified_focal),
+        *_boundaries(),
     ]
+
+
+def _boundaries() -> list[Entry]:
+    """What the published codes of the boundary level do, on labels without ignored pixels."""
+    own = boundary_formulas
+    agreeing: dict[str, Loss] = {
+        "hausdorff": own.hausdorff,
+        "region-wise": own.region_wise,
+        "boundary-dou": own.boundary_dou,
+        "boundary-aware": own.boundary_aware,
+    }
+    by_steps: dict[str, Loss] = {  # not by value: other defaults, edges or weights
+        "active-boundary": own.active_boundary,
+        "conditional-boundary": own.on_features(own.conditional_boundary),
+        "inverseform": own.inverseform,
+    }
+    formulas = [
+        *(_formula(name, "as published", loss) for name, loss in agreeing.items()),
+        *(_formula(name, BY_STEPS, loss) for name, loss in by_steps.items()),
+        _formula("region-wise", "(softmax * maps).mean()", own.region_wise_given),
+    ]
+    in_space = ("hausdorff", "region-wise")
+    return [replace(entry, ignores=False, planar=entry.loss not in in_space) for entry in formulas]
 
 
 def _hub() -> list[Entry]:
@@ -47,6 +86,11 @@ def _hub() -> list[Entry]:
         _ours("boundary", compiled=True),
         _ours("boundary", makes_maps=True, idc=lambda classes: list(range(classes))),
         _ours("distance-penalized-ce", makes_maps=True),
+        _ours("region-wise", makes_maps=True),
+        _ours("region-wise", map="given"),
+        _ours("hausdorff", makes_maps=True),
+        _ours("hausdorff", "hausdorff, erosions", variant="er", include_background=True),
+        _ours("conditional-boundary", on_features=True),
         _ours("dice", compiled=True),
         _ours("dice", batch=True),
         _ours("dice", low_memory=True),
@@ -65,12 +109,16 @@ def _hub() -> list[Entry]:
         _ours("lovasz-softmax", method="histogram"),
         _ours("lovasz-softmax", "lovasz-hinge", foreground=True, per_image=True),
     ]
-    return [entry for entry in settings if entry is not None]
+    return [
+        replace(entry, ignores=entry.loss not in UNIGNORING)
+        for entry in settings
+        if entry is not None
+    ]
 
 
 def _measurable(name: str) -> bool:
     """Whether there is all that the loss needs."""
-    return set(get_card(name).inputs) <= {"distance_map"}
+    return set(get_card(name).needs) <= {"distance_map"}
 
 
 def _formula(loss: str, setting: str, formula: Loss) -> Entry:
@@ -84,9 +132,13 @@ def _ours(
     compiled: bool = False,
     makes_maps: bool = False,
     foreground: bool = False,
+    on_features: bool = False,
     **params: Any,
 ) -> Entry | None:
-    """A setting of the hub, if it is installed; `foreground` scores one channel of two."""
+    """A setting of the hub, if it is installed; `foreground` scores one channel of two.
+
+    With `on_features` it gets features and a classifier besides.
+    """
     names = [term.name for term in parse_expression(expression)]
     if not set(names) <= set(list_losses()):
         return None
@@ -97,6 +149,9 @@ def _ours(
         module = create_loss(expression, **resolved(params, classes))
         if compiled:
             module.compile()
+
+        if on_features:
+            return boundary_formulas.on_features(module)
 
         def loss(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
             forget_maps()  # else every call but the first would find those of this batch

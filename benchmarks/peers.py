@@ -129,6 +129,15 @@ def _all() -> list[Entry]:
         _peer("lovasz-hinge", "pytorch-toolbelt", "BinaryLovaszLoss", per_image, **hinge),
         _peer("lovasz-hinge", "MMSegmentation", "LovaszLoss", per_image | binary, **hinge),
         _peer("boundary", "MONAI", "BoundaryLoss", ignores=False),
+        _peer("hausdorff", "MONAI", "HausdorffDTLoss", ignores=False),
+        _peer(
+            "hausdorff, erosions",
+            "kornia",
+            "HausdorffERLoss",
+            takes=lambda x, t: (x.softmax(1), t[:, None]),
+            ignores=False,
+            planar=True,
+        ),
         _peer(
             "unified-focal",
             "MONAI",

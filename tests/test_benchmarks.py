@@ -73,7 +73,7 @@ def test_plain_formulas_agree_with_the_hub(outputs: tuple[dict[str, Any], str]) 
             for each in ours
             if (each["loss"], each["shape"]) == (row["loss"], row["shape"])
         ]
-        if values:
+        if values and row["setting"] != "published steps":
             nearest = min(values, key=lambda value: abs(value - row["value"]))
             assert row["value"] == pytest.approx(nearest, rel=1e-4), row["loss"]
 

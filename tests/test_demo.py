@@ -81,6 +81,7 @@ def test_the_config_on_disk_is_the_one_of_the_training(demo: DemoResult) -> None
 def test_the_boundary_term_is_ramped_only_beside_another() -> None:
     assert loss_config("dice + boundary")[1][0]["term"] == "boundary"
     assert loss_config("boundary")[1] == loss_config("dice")[1] == []
+    assert loss_config("ce + cbl")[1] == [{"type": "segloss_hub.HubHook"}]
 
 
 def test_a_training_that_fails_is_reported_and_the_others_are_compared(tmp_path: Path) -> None:
