@@ -27,6 +27,7 @@ from segloss_hub.hookspecs import PROJECT, LossHooks
 
 if TYPE_CHECKING:
     from segloss_hub.nn import SegLoss, WeightedSum
+    from segloss_hub.nn.weighting import WeightingName
 
 GROUP = "segloss_hub"
 Step = Literal["find", "import", "register", "collect", "validate", "implementation"]
@@ -163,6 +164,8 @@ class Hub:
         expression: str,
         *,
         params: Mapping[str, Mapping[str, Any]] | None = None,
+        weights: Mapping[str, float] | None = None,
+        weighting: WeightingName = "fixed",
         **common: Any,
     ) -> SegLoss | WeightedSum:
         """Build a loss, or a weighted sum of losses, from names.
@@ -171,12 +174,15 @@ class Hub:
         >>> create_loss("cross-entropy + 0.5 * dice", ignore_index=0,
         ...             params={"dice": {"squared": True}})
 
-        `common` goes to every term, `params[name]` to one of them. Raises `ExpressionError`,
-        `UnknownLossError`, `PluginError`, `UnknownParameterError` or `ParameterError`.
+        `common` goes to every term, `params[name]` to one of them; `weights[name]` replaces its
+        factor. `weighting` is "fixed", or adapts the weights of a sum in training: "uncertainty"
+        learns them beside the network, "gradient-norm" balances the gradients into the logits; see
+        `segloss_hub.nn.weighting`. Raises `ExpressionError`, `UnknownLossError`, `PluginError`,
+        `UnknownParameterError` or `ParameterError`.
         """
         from segloss_hub.build import build_loss  # the first import of torch
 
-        return build_loss(self, expression, params or {}, common)
+        return build_loss(self, expression, params or {}, common, weights or {}, weighting)
 
     def _missing(self, name: str) -> HubError:
         for problem in self.problems:
@@ -332,10 +338,17 @@ def get_card(name: str) -> LossCard:
 
 
 def create_loss(
-    expression: str, *, params: Mapping[str, Mapping[str, Any]] | None = None, **common: Any
+    expression: str,
+    *,
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    weights: Mapping[str, float] | None = None,
+    weighting: WeightingName = "fixed",
+    **common: Any,
 ) -> SegLoss | WeightedSum:
     """Build a loss or a weighted sum of losses by name; see `Hub.create_loss`."""
-    return default_hub().create_loss(expression, params=params, **common)
+    return default_hub().create_loss(
+        expression, params=params, weights=weights, weighting=weighting, **common
+    )
 
 
 def _import(point: EntryPoint) -> object:

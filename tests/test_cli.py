@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT, Run
@@ -70,6 +71,7 @@ def test_cite_prints_each_paper_once_and_without_names_the_survey(segloss: Run) 
         (["list", "--good-for", "medicle"], 2, "Did you mean 'medical'"),
         (["train", "nowhere.py"], 2, "nowhere.py"),
         (["readme", "build"], 1, "run this in a checkout"),
+        (["lens", "schedule", "nowhere.py"], 2, "nowhere.py"),
     ],
 )
 def test_a_mistake_is_one_message_and_a_status(
@@ -82,7 +84,33 @@ def test_a_mistake_is_one_message_and_a_status(
 
 def test_help_lists_every_command(segloss: Run) -> None:
     shown = segloss("--help").stdout
-    assert all(name in shown for name in ("list", "show", "cite", "doctor", "train", "demo"))
+    assert all(
+        name in shown for name in ("list", "show", "cite", "doctor", "train", "demo", "lens")
+    )
+
+
+CONFIG = """
+model = dict(decode_head=dict(loss_decode=dict(
+    type='segloss_hub.HubLoss', name='focal', gamma=dict(schedule='linear', start=0, end=2))))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=101)
+"""
+
+
+def test_lens_draws_and_prints_schedules(segloss: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(CONFIG)
+    done = segloss("lens", "schedule", "a.py")
+    assert done.returncode == 0, done.stderr
+    assert "decode_head.loss_decode focal.gamma 0 0.5 1 1.5 2" in " ".join(done.stdout.split())
+    assert (tmp_path / "a.schedule.png").read_bytes().startswith(b"\x89PNG")
+    segloss("lens", "schedule", "a.py", "--out", "b.png")
+    assert (tmp_path / "b.png").exists()
+
+
+def test_lens_says_in_one_line_what_a_config_lacks(segloss: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(CONFIG.replace("end=2", "end=2, until=102"))
+    done = segloss("lens", "schedule", "a.py")
+    assert done.returncode == 1
+    assert "until is 102, and the run has 101 iterations" in done.stderr.splitlines()[-1]
 
 
 def test_readme_is_up_to_date(segloss: Run) -> None:

@@ -17,7 +17,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from segloss_hub import create_loss, list_losses
+from segloss_hub import create_loss, get_card, list_losses
 from segloss_hub.mmseg import HubLoss
 
 
@@ -59,7 +59,10 @@ def test_a_head_builds_hubloss_under_every_scope(kind: str) -> None:
 def test_every_loss_is_registered_under_its_own_name(name: str) -> None:
     loss = MODELS.build(dict(type=f"hub/{name}", loss_weight=2.0))
     logits, target = example()
-    torch.testing.assert_close(loss(logits, target), 2 * create_loss(name)(logits, target))
+    network = {"features": torch.cat([logits, logits], 1), "classifier_weight": torch.eye(3, 6)}
+    extras = {need: network[need] for need in get_card(name).needs}
+    expected = 2 * create_loss(name)(logits, target, **extras)
+    torch.testing.assert_close(loss(logits, target, **extras), expected)
 
 
 def test_the_scope_form_needs_no_import_and_naming_a_loss_imports_none() -> None:

@@ -11,7 +11,7 @@ import click
 from segloss_hub import __version__
 from segloss_hub.errors import HubError, did_you_mean
 
-COMMANDS = ("list", "show", "cite", "doctor", "check", "train", "demo", "readme")
+COMMANDS = ("list", "show", "cite", "doctor", "check", "train", "demo", "lens", "readme")
 
 
 class _Commands(click.Group):

@@ -15,6 +15,6 @@ def needs_mmsegmentation() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise HubError(
-            f"this command trains with MMSegmentation, but {error.name!r} is not installed: "
+            f"this command needs MMSegmentation, but {error.name!r} is not installed: "
             "pip install 'segloss-hub[mmseg]'"
         ) from error

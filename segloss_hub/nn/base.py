@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
-from segloss_hub.errors import UnknownParameterError
+from segloss_hub.errors import ParameterError, UnknownParameterError
 from segloss_hub.nn.batch import Activation, Batch, make_batch
 from segloss_hub.nn.distributed import summed_over_ranks
 from segloss_hub.nn.ingredients import Ingredient
@@ -51,6 +51,9 @@ class Common(TypedDict, total=False):
     sync_stats: Annotated[
         bool, Field(default=False, description="score the joined batch of a distributed run")
     ]
+
+
+COMMON_DEFAULTS = defaults_of(Common)
 
 
 class Elements(NamedTuple):
@@ -96,6 +99,8 @@ class SegLoss(nn.Module):
     weighs_classes: ClassVar[bool] = True  # whether class_weight means anything
 
     class_weight: Tensor | None
+    settings: dict[str, Any]  # the parameters that it was built with
+    _values_checked = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -103,7 +108,7 @@ class SegLoss(nn.Module):
 
     def __init__(self, **common: Unpack[Common]) -> None:
         super().__init__()
-        options = {**defaults_of(Common), **common}
+        options = {**COMMON_DEFAULTS, **common}
         weights = options["class_weight"]
         if weights is not None and not self.weighs_classes:
             raise UnknownParameterError(
@@ -117,7 +122,6 @@ class SegLoss(nn.Module):
         # A buffer moves with the module; it is configuration, so no part of a checkpoint.
         tensor = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.register_buffer("class_weight", tensor, persistent=False)
-        self._values_checked = False
 
     def elements(self, batch: Batch) -> Elements:
         """The mathematics: what the loss adds up, from a checked batch."""
@@ -224,6 +228,32 @@ class SegLoss(nn.Module):
             )
         return weights.to(like)
 
+    def set_parameter(self, name: str, value: object) -> None:
+        """Change a parameter, as if the loss had been built with this value.
+
+        What training has changed stays as it is. Raises what building it would, and
+        `ParameterError` for a parameter that decides tensors or layers, which are made but once.
+        """
+        old, new = self._twin(self.settings), self._twin({**self.settings, name: value})
+        if not _same_tensors(old, new):
+            raise ParameterError(
+                f"{type(self).__name__}: {name} decides tensors or layers that are made when the "
+                f"loss is built, so it cannot change afterwards: build it with {name}={value!r}"
+            )
+        for attribute in vars(old).keys() - vars(new).keys():
+            delattr(self, attribute)
+        for attribute in vars(new).keys() - vars(nn.Module()).keys():
+            setattr(self, attribute, getattr(new, attribute))
+
+    def _twin(self, settings: Mapping[str, Any]) -> SegLoss:
+        """A loss with these parameters as it is when new; the same random numbers each time."""
+        random = torch.get_rng_state()
+        try:
+            torch.default_generator.manual_seed(0)  # torch.manual_seed reaches GPUs too
+            return type(self)(**settings)
+        finally:
+            torch.set_rng_state(random)
+
     def extra_repr(self) -> str:
         known = parameters_of(type(self))
         values = {name: vars(self)[name] for name in known if name in vars(self)}
@@ -237,6 +267,19 @@ def _checking_parameters(cls: type[SegLoss], init: Callable[..., None]) -> Calla
 
     @functools.wraps(init)
     def validated(self: SegLoss, **kwargs: Any) -> None:
-        init(self, **checked(cls, kwargs))
+        values = checked(cls, kwargs)
+        init(self, **values)
+        self.settings = values  # after those of the base classes: what the caller gave
 
     return validated
+
+
+def _same_tensors(one: SegLoss, other: SegLoss) -> bool:
+    """Whether two losses have the same layers, parameters and buffers."""
+    mine, yours = ({**dict(m.named_parameters()), **dict(m.named_buffers())} for m in (one, other))
+    return (
+        [(name, repr(child)) for name, child in one.named_children()]
+        == [(name, repr(child)) for name, child in other.named_children()]
+        and mine.keys() == yours.keys()
+        and all(torch.equal(mine[name], yours[name]) for name in mine)
+    )
