@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from segloss_hub.cli.arguments import config_file
 from segloss_hub.cli.extras import needs_mmsegmentation
 
 if TYPE_CHECKING:
@@ -19,11 +20,11 @@ def command() -> None:
 
 
 @command.command("schedule")
-@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", callback=config_file)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The picture, by default CONFIG with the ending .schedule.png.",
+    help="The picture, by default in this folder, with the name of CONFIG.",
 )
 @click.option(
     "--epoch-length",
@@ -38,7 +39,7 @@ def schedule(config: Path, out: Path | None, epoch_length: int | None) -> None:
     with needs_mmsegmentation():
         from segloss_hub.lens.schedule import draw, scheduled_curves
 
-    out = out or config.with_suffix(".schedule.png")
+    out = out or Path(f"{config.stem}.schedule.png")
     curves = scheduled_curves(config, epoch_length)
     draw(curves, out)
     _print(curves)

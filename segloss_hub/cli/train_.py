@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from segloss_hub.cli.arguments import config_file
 from segloss_hub.cli.extras import needs_mmsegmentation
 
 
 @click.command("train")
-@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", callback=config_file)
 @click.argument("assignments", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--cfg-options", multiple=True, metavar="KEY=VALUE", help="Override config values.")
 @click.option("--work-dir", type=click.Path(file_okay=False, path_type=Path), help="Logs, weights.")

@@ -1,0 +1,17 @@
+# The survey's U-Net on Cityscapes.
+# ruff: noqa: F403, F405
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.datasets.cityscapes import *
+    from .._base_.models.unet import *
+    from .._base_.runtimes.epochs import *
+    from .._base_.schedules.survey import *
+
+model.update(
+    dict(
+        data_preprocessor=data_preprocessor,
+        backbone=dict(in_channels=3),
+        decode_head=dict(num_classes=19),
+    )
+)
