@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/segloss readme build
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from segloss_hub.bench.configs import training_config
 from segloss_hub.errors import HubError
 from segloss_hub.mmseg import HubLoss
 from segloss_hub.mmseg.inputs import forget_inputs, tap_inputs
-from segloss_hub.nn import distance_maps
+from segloss_hub.nn import boundary_band, distance_maps
 
 HOOK = {"type": "segloss_hub.HubHook"}
 MAPS = {"type": "segloss_hub.HubDistanceMaps", "classes": 3, "storage": "float32"}
@@ -102,38 +102,6 @@ def test_a_head_hands_features_and_classifier_to_its_loss_which_trains_the_backb
     assert not any("conv_seg" in name for name in moved)  # the classifier is not pulled along
 
 
-HEADS = {
-    "FCNHead": {"num_convs": 1},
-    "PSPHead": {"pool_scales": (1, 2)},
-    "ASPPHead": {"dilations": (1, 2)},
-    "DepthwiseSeparableASPPHead": {"dilations": (1, 2), "c1_in_channels": 0, "c1_channels": 0},
-    "DepthwiseSeparableFCNHead": {"num_convs": 1},
-    "SegformerHead": {"in_channels": [4, 4], "in_index": [0, 1]},
-    "UPerHead": {"in_channels": [4, 4], "in_index": [0, 1], "pool_scales": (1, 2)},
-}
-
-
-@pytest.mark.parametrize("kind", HEADS)
-def test_every_head_with_a_last_layer_hands_its_features_over(kind: str) -> None:
-    torch.manual_seed(0)
-    fields = {"in_channels": 4, "channels": 4, "num_classes": 3, "dropout_ratio": 0.0}
-    loss = {"type": "HubLoss", "name": "conditional-boundary"}
-    norm = {"type": "BN", "requires_grad": True}
-    head = MODELS.build(
-        {"type": kind, **fields, **HEADS[kind], "norm_cfg": norm, "loss_decode": loss}
-    )
-    tap_inputs(nn.ModuleDict({"head": head}))
-    levels = [torch.randn(2, 4, 8, 8, requires_grad=True) for _ in range(2)]
-    labels = torch.zeros(2, 16, 16, dtype=torch.long)
-    labels[:, 4:12, 4:12] = 1
-    samples = [SegDataSample(gt_sem_seg=PixelData(data=one[None])) for one in labels]
-    losses = head.loss(levels, samples, {})
-    (value,) = (value for name, value in losses.items() if name.startswith("loss"))
-    value.backward()
-    assert float(value) > 0
-    assert any(level.grad is not None and level.grad.abs().sum() > 0 for level in levels)
-
-
 def test_in_validation_nothing_is_kept() -> None:
     head = build_head("conditional-boundary").eval()
     tap_inputs(nn.ModuleDict({"head": head}))
@@ -153,13 +121,6 @@ def test_without_the_hook_the_error_names_the_line_to_add() -> None:
         loss(torch.randn(1, 3, 8, 8), labels)
 
 
-def test_a_head_without_last_layer_is_refused_before_training() -> None:
-    head = build_head("conditional-boundary")
-    del head.conv_seg
-    with pytest.raises(ParameterError, match=r"loss_conditional_boundary.*conv_seg.*FCNHead"):
-        tap_inputs(nn.ModuleDict({"head": head}))
-
-
 def test_an_edge_head_that_is_not_there_is_named() -> None:
     model = nn.ModuleDict({"head": build_head("dice"), "edges": nn.Conv2d(4, 1, 1)})
     with pytest.raises(ParameterError, match="Did you mean 'edges'"):
@@ -169,11 +130,14 @@ def test_an_edge_head_that_is_not_there_is_named() -> None:
 # Distance maps
 
 
-def packed(labels: Tensor, **options: Any) -> SegDataSample:
-    step = TRANSFORMS.build({"type": "HubDistanceMaps", **options})
+def after(step: dict[str, Any], labels: Tensor) -> SegDataSample:
     sample = SegDataSample(gt_sem_seg=PixelData(data=labels[None]))
-    result: SegDataSample = step({"data_samples": sample})["data_samples"]
+    result: SegDataSample = TRANSFORMS.build(step)({"data_samples": sample})["data_samples"]
     return result
+
+
+def packed(labels: Tensor, **options: Any) -> SegDataSample:
+    return after({"type": "HubDistanceMaps", **options}, labels)
 
 
 def square() -> Tensor:
@@ -215,11 +179,20 @@ def test_maps_of_smaller_images_are_padded_as_their_labels() -> None:
     assert not loss.given
 
 
-def test_maps_that_are_larger_than_their_labels_are_refused() -> None:
-    sample = packed(square(), classes=3)
+@pytest.mark.parametrize(
+    ("step", "loss"),
+    [
+        ({"type": "HubDistanceMaps", "classes": 3}, "boundary"),
+        ({"type": "HubEdges"}, "inverseform"),
+    ],
+)
+def test_maps_that_are_larger_than_their_labels_are_refused(
+    step: dict[str, Any], loss: str
+) -> None:
+    sample = after(step, square())
     del sample.gt_sem_seg
     sample.gt_sem_seg = PixelData(data=square()[None, :6])
-    model = Segmentor(HubLoss("boundary"))
+    model = Segmentor(HubLoss(loss))
     tap_inputs(model)
     with pytest.raises(HubError, match="before they were cropped"):
         model(inputs=torch.zeros(1, 1, 6, 10), data_samples=[sample], mode="loss")
@@ -239,23 +212,54 @@ def test_distances_that_do_not_fit_their_storage_are_refused(
         packed(square(), classes=3, **options)
 
 
-def test_maps_before_the_labels_are_packed_are_refused() -> None:
-    step = TRANSFORMS.build({"type": "segloss_hub.HubDistanceMaps", "classes": 3})
+@pytest.mark.parametrize(
+    "step", [{"type": "HubDistanceMaps", "classes": 3}, {"type": "segloss_hub.HubEdges"}]
+)
+def test_maps_before_the_labels_are_packed_are_refused(step: dict[str, Any]) -> None:
     with pytest.raises(ParameterError, match="after PackSegInputs"):
-        step({"gt_seg_map": square().numpy()})
+        TRANSFORMS.build(step)({"gt_seg_map": square().numpy()})
 
 
 # Edges
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_edges_are_the_band_around_every_boundary(width: int) -> None:
+    labels = square()
+    labels[0] = 255
+    sample = after({"type": "segloss_hub.HubEdges", "width": width}, labels)
+    expected = boundary_band(labels[None], width, valid=labels[None] != 255)
+    assert torch.equal(sample.gt_edge_map.data.bool(), expected)
+    assert 0 < expected.sum() < expected.numel()
+
+
+def test_edges_without_a_width_are_refused() -> None:
+    with pytest.raises(ParameterError, match="width is 1 or more pixels, not 0"):
+        TRANSFORMS.build({"type": "HubEdges", "width": 0})
+
+
 def test_edges_that_the_pipeline_packs_reach_the_loss(tmp_path: Path) -> None:
-    edges = {"type": "mmseg.GenerateEdge", "edge_width": 5}
+    own = round(0.02 * np.hypot(128, 128))  # what the loss itself takes by default
+    by_loss, same, wider = (
+        train(config(tmp_path, "conditional-boundary", steps=steps))[1].values
+        for steps in ([], [edges(own)], [edges(own + 3)])
+    )
+    assert same == pytest.approx(by_loss, rel=1e-6)
+    assert wider != pytest.approx(by_loss, rel=1e-3)  # so the edges were used indeed
+
+
+def test_those_of_mmsegmentation_do_too(tmp_path: Path) -> None:
     own_band = train(config(tmp_path, "conditional-boundary"))[1].values
     cfg = config(tmp_path, "conditional-boundary")
-    cfg["train_dataloader"]["dataset"]["pipeline"].insert(-1, edges)
+    generate = {"type": "mmseg.GenerateEdge", "edge_width": 5}
+    cfg["train_dataloader"]["dataset"]["pipeline"].insert(-1, generate)
     packed_band = train(cfg)[1].values
     assert all(np.isfinite(packed_band))
     assert packed_band != pytest.approx(own_band, rel=1e-3)
+
+
+def edges(width: int) -> dict[str, Any]:
+    return {"type": "segloss_hub.HubEdges", "width": width}
 
 
 class WithEdgeHead(nn.Module):

@@ -263,8 +263,9 @@ def test_all_ranks_have_the_same_weights(tmp_path: Path) -> None:
     for weighting in ("uncertainty", "gradient-norm"):
         for key, value in one[weighting].items():
             assert torch.equal(value, other[weighting][key]), (weighting, key)
-    first = (one["norms 0"] + other["norms 0"]) / 2
-    average = 0.9 * first + 0.1 * one["norms 2"]  # the other rank had nothing in the second step
+    # Those of the joined batch, of which each rank's loss is half; the second step had one rank's.
+    first = torch.hypot(one["norms 0"], other["norms 0"]) / 2
+    average = 0.9 * first + 0.1 * one["norms 2"] / 2
     assert_close(one["gradient-norm"]["loss.weighting.norms"], average.float())
     assert not torch.equal(one["norms 0"], other["norms 0"])
 

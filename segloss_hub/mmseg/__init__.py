@@ -7,9 +7,17 @@ every discovered loss is there as `type='hub/<name>'`.
 
 from segloss_hub.mmseg.hooks import HubHook, TermWeightRamp
 from segloss_hub.mmseg.loss import HubLoss
+from segloss_hub.mmseg.optim import HubAmpOptimWrapper
 from segloss_hub.mmseg.register import register_all
-from segloss_hub.mmseg.transforms import HubDistanceMaps
+from segloss_hub.mmseg.transforms import HubDistanceMaps, HubEdges
 
 register_all()
 
-__all__ = ["HubDistanceMaps", "HubHook", "HubLoss", "TermWeightRamp"]
+__all__ = [
+    "HubAmpOptimWrapper",
+    "HubDistanceMaps",
+    "HubEdges",
+    "HubHook",
+    "HubLoss",
+    "TermWeightRamp",
+]

@@ -28,7 +28,7 @@ class HubHook(Hook):
 
     `custom_hooks=[dict(type='segloss_hub.HubHook')]`. Features and the classifier come from the
     layer `conv_seg` of the loss's own head, the image from the batch, distance maps and edges from
-    the data samples, if the pipeline packs them (`HubDistanceMaps`, `GenerateEdge`). Schedules are
+    the data samples, if the pipeline packs them (`HubDistanceMaps`, `HubEdges`). Schedules are
     set before each iteration. A run that is resumed with other losses than those of its checkpoint
     gets a warning in its log.
 

@@ -76,6 +76,7 @@ class HubLoss(nn.Module):
             common["ignore_index"] = ignore_index
         cards = [get_card(term.name) for term in parse_expression(name)]
         self._names = [card.name for card in cards]
+        self._spatial = [card.name for card in cards if card.capabilities.arrangement == "spatial"]
         parts = _parts(cards, loss_weight, weights or {}, params or {}, common)
         self.timetable = Timetable(parts.schedules())
         numbers = {target: values[0] for target, values in self.timetable.ranges().items()}
@@ -141,6 +142,7 @@ class HubLoss(nn.Module):
         `reduction_override` replaces the reduction for this call. Extra inputs come from a HubHook
         or from the caller.
         """
+        self._check_pixels(pred)
         if reduction_override is not None and reduction_override not in get_args(Reduction):
             raise ValueError(f"reduction_override is mean, sum or none, got {reduction_override!r}")
         if None not in (ignore_index, self.ignore_index) and ignore_index != self.ignore_index:
@@ -237,6 +239,23 @@ class HubLoss(nn.Module):
         value = self.loss.forward(pred, *args, **kwargs)
         observer(pred, dict.fromkeys(self.terms(), value))
         return value
+
+    def _check_pixels(self, pred: Tensor) -> None:
+        """Raise `ParameterError` for what some heads have in place of the pixels of images."""
+        if pred.ndim < 3:
+            raise ParameterError(
+                f"{self.loss_name} scores the pixels of images, (N, C, H, W), and its head has "
+                f"{tuple(pred.shape)}: predictions of queries, as in MaskFormer, Mask2Former and "
+                "SAN, or of whole images, as loss_se_decode of EncHead. Use MMSegmentation's own "
+                "loss there, and HubLoss as loss_decode of a head such as FCNHead, for instance as "
+                "auxiliary_head"
+            )
+        if pred.ndim == 3 and self._spatial:
+            raise ParameterError(
+                f"{self.loss_name}: {', '.join(self._spatial)} looks at the neighbours of a pixel, "
+                "and its head, a PointHead, has single points: use a loss such as 'cross-entropy' "
+                "or 'dice' there"
+            )
 
     def _given_for(self, pred: Tensor) -> dict[str, Tensor]:
         """What the hook brought; an edge map at the size of the logits, as heads resize theirs."""

@@ -1,14 +1,47 @@
-"""Optimisers that leave the parameters of losses alone."""
+"""Optimisers: mixed precision on a CPU too, and parameters of losses left alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+import torch
+from mmengine.device import get_device
+from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 from torch.optim import Optimizer
 
+from segloss_hub.errors import ParameterError
 from segloss_hub.mmseg.loss import HubLoss
+
+
+class HubAmpOptimWrapper(AmpOptimWrapper):
+    """MMEngine's `AmpOptimWrapper`, for machines without a GPU too: there it computes in bfloat16.
+
+    `optim_wrapper=dict(type='segloss_hub.HubAmpOptimWrapper', dtype='bfloat16', optimizer=...)`
+    trains on both. bfloat16 has the range of float32, so on a CPU no loss is scaled, whatever
+    `loss_scale` says. Raises `ParameterError` for another dtype on a CPU.
+    """
+
+    def __init__(
+        self,
+        loss_scale: str | float | dict[str, Any] = "dynamic",
+        dtype: str | torch.dtype | None = None,
+        use_fsdp: bool = False,
+        **options: Any,
+    ) -> None:
+        if get_device() != "cpu":
+            super().__init__(loss_scale, dtype, use_fsdp, **options)
+            return
+        if dtype not in (None, "bfloat16", torch.bfloat16):
+            raise ParameterError(
+                f"HubAmpOptimWrapper: on a CPU mixed precision is bfloat16, not {dtype}: write "
+                "dtype='bfloat16', or leave it out"
+            )
+        OptimWrapper.__init__(self, **options)  # that of the base class refuses a CPU
+        self.cast_dtype = torch.bfloat16
+        self.loss_scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self._scale_update_param = None
 
 
 class HubOptimWrapperConstructor(DefaultOptimWrapperConstructor):

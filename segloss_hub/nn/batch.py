@@ -234,9 +234,16 @@ def _check_labels(batch: Batch, classes: int) -> None:
         wrong = batch.labels[(batch.labels < 0) | (batch.labels >= classes)].unique()[:5]
         raise ValueError(
             f"target has labels outside 0..{classes - 1}: {', '.join(map(str, wrong.tolist()))}. "
-            f"Correct them, or pass ignore_index (now {batch.ignore_index}) if they mark pixels to "
-            "ignore"
+            f"Correct them, pass ignore_index (now {batch.ignore_index}) if they mark pixels to "
+            f"ignore{_more_classes(int(highest))}"
         )
+
+
+def _more_classes(highest: int) -> str:
+    """What to do if the labels are right."""
+    if highest < 1:
+        return ""
+    return f", or make logits of {highest + 1} channels (num_classes={highest + 1} in the head)"
 
 
 def _channel_target(

@@ -25,7 +25,7 @@ SOURCES = {
     "boundary_target": _Source(
         "(N, *S), 1 at true boundary pixels, 0 elsewhere",
         "pass boundary_target=edges",
-        f"dict(type='GenerateEdge', edge_width=4) in the pipeline before PackSegInputs {_PACKED}",
+        f"dict(type='segloss_hub.HubEdges') at the end of the pipeline {_PACKED}",
     ),
     "classifier_bias": _Source(
         "(C,), the bias of the layer that makes the logits",

@@ -63,9 +63,9 @@ class GradientNormWeighting(FixedWeighting):
 
     .. math:: L = \sum_k a_k w_k L_k, \qquad a_k \propto 1 / n_k, \qquad \sum_k a_k = K
 
-    n is the moving average of the norm of each term's gradient, over the calls in training and the
-    ranks of a distributed run; a gets no gradient. Equal w hence balance the terms, other w say
-    their shares. A term without any gradient in a call, as for want of its class, keeps its
+    n is the moving average of the norm of each term's gradient over the calls in training, of the
+    joined batch in a distributed run; a gets no gradient. Equal w hence balance the terms, other w
+    say their shares. A term without any gradient in a call, as for want of its class, keeps its
     average; one that never had any counts as the mean of the others.
 
     Costs one more backward pass from each term to the logits, not through the network.
@@ -98,11 +98,11 @@ class GradientNormWeighting(FixedWeighting):
 
     @torch.no_grad()
     def _learn(self, norms: Tensor) -> None:
-        there = (norms > 0) & norms.isfinite()
-        norms, ranks = summed_over_ranks(torch.stack([norms.where(there, 0.0), there.float()]))
-        norms = norms / ranks.clamp(min=1)
+        squares = norms.where(norms.isfinite(), 0.0).square()
+        squares, ranks = summed_over_ranks(torch.stack([squares, torch.ones_like(squares)]))
+        norms = squares.sqrt() / ranks  # each rank's loss has 1 / ranks of the total
         mixed = torch.where(self.norms > 0, self.norms.lerp(norms, 1 - self.momentum), norms)
-        self.norms.copy_(mixed.where(ranks > 0, self.norms))
+        self.norms.copy_(mixed.where(norms > 0, self.norms))
 
 
 def make_weighting(name: WeightingName, terms: int) -> FixedWeighting:
