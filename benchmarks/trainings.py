@@ -31,7 +31,7 @@ BASELINE = "cross-entropy + dice"
 # code; all others are trained alone.
 COMBINATIONS = {
     "boundary": "dice + boundary",
-    "hausdorff": "dice + 0.01 * hausdorff",
+    "hausdorff": "dice + 0.002 * hausdorff",
     "active-boundary": "cross-entropy + lovasz-softmax + active-boundary",
     "conditional-boundary": "cross-entropy + conditional-boundary",
     "boundary-aware": "cross-entropy + boundary-aware",

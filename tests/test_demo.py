@@ -100,8 +100,11 @@ def test_a_training_that_fails_is_reported_and_the_others_are_compared(tmp_path:
 
 def demo_process(out_dir: Path, before: str = "", iterations: int = 1000) -> subprocess.Popen[str]:
     code = f"""
+    import signal
     from pathlib import Path
     from segloss_hub.bench.demo import run_demo
+    # Tests that run in the background inherit that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     {before}
     run_demo({LOSSES}, [0], Path({str(out_dir)!r}), {iterations})
     """

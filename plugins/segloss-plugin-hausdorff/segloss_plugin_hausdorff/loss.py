@@ -70,7 +70,7 @@ class HausdorffLoss(DistanceLoss):
     equals; alpha 2 is everybody's, 10 erosions are kornia's, whose HausdorffERLoss is
     `variant="er", include_background=True`. The paper adds soft Dice and rebalances the weight so
     that both contribute equally: start with the ratio of the two values on a few batches, such as
-    `"dice + 0.01 * hausdorff"`, and set it again every epoch (`TermWeightRamp` for a fixed rise).
+    `"dice + 0.002 * hausdorff"`, and set it again every epoch (`TermWeightRamp` for a fixed rise).
 
     Limit cases: a mask that is empty or full has no contour; its distances are 0, so that errors on
     a class that is absent cost nothing as long as the prediction has no mask either. With
