@@ -17,10 +17,14 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 
 # The same tests on the upstream distributions. MMCV compiles its operators: half an hour or more.
-# Checkpoints of that MMEngine are pickles, which PyTorch no longer reads without being told to.
+# Checkpoints of that MMEngine are pickles, which PyTorch no longer reads without being told to. Left
+# out: a config imported from an editable installation, which it does not look for, and processes that
+# are spawned from a test, which find the package `tests` that MMSegmentation installs.
 test-upstream: $(UPSTREAM)/.installed
 	OMP_NUM_THREADS=1 TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 $(UPSTREAM)/bin/python -m pytest \
-	    --numprocesses auto --maxprocesses 8 --dist loadscope $(MMSEG_TESTS)
+	    --numprocesses auto --maxprocesses 8 --dist loadscope $(MMSEG_TESTS) \
+	    --deselect tests/test_configs.py::test_a_config_in_pure_python_is_inherited_by_its_import \
+	    --deselect tests/test_weighting.py::test_all_ranks_have_the_same_weights
 
 $(UPSTREAM)/.installed: Makefile constraints.txt $(addsuffix /pyproject.toml,. $(PROJECTS))
 	test -x $(UPSTREAM)/bin/python || $(PYTHON) -m venv --clear $(UPSTREAM)
