@@ -20,6 +20,7 @@ import numpy as np
 from mmengine.config import Config
 from rich.console import Console
 
+import segloss_hub.configs
 from segloss_hub.bench.configs import loss_config, training_config
 from segloss_hub.bench.leaderboard import RunResult
 from segloss_hub.bench.metrics import hausdorff95
@@ -59,8 +60,7 @@ ALONE = (
     "rmi",
 )
 ITERATIONS = 160
-VESSEL_GREY = (59.0, 46.5)  # mean and deviation of the training images
-HALF = (500, 480)  # width, height
+DATASETS = Path(segloss_hub.configs.__file__).parent / "_base_" / "datasets"
 KEYS = ("dice", "hd95")
 
 
@@ -71,45 +71,20 @@ def nuclei(expression: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def vessels(root: Path) -> Callable[[str, int, Path], dict[str, Any]]:
-    """The same network on crops of eye grounds at half size, scored at full size."""
+    """The same network on the vessels of the hub's configs, crops of eye grounds at half size."""
+    base = Config.fromfile(DATASETS / "vessels.py")
+    for loader in (base.train_dataloader, base.val_dataloader):
+        loader.dataset.data_root = str(root)
 
     def config(expression: str, seed: int, folder: Path) -> dict[str, Any]:
         made = nuclei(expression, seed, folder)
-        mean, deviation = VESSEL_GREY
-        made["model"]["data_preprocessor"] |= {"mean": [mean], "std": [deviation]}
+        made["model"]["data_preprocessor"] = base.data_preprocessor
         made["model"]["decode_head"]["num_classes"] = 2
-        load = {"type": "LoadImageFromFile", "color_type": "grayscale"}
-        resize = {"type": "mmseg.Resize", "scale": HALF, "keep_ratio": False}
-        labels, pack = {"type": "mmseg.LoadAnnotations"}, {"type": "mmseg.PackSegInputs"}
-        crop = {"type": "mmseg.RandomCrop", "crop_size": (128, 128), "cat_max_ratio": 0.97}
-        flip = {"type": "RandomFlip", "prob": 0.5}
-        made["train_dataloader"]["dataset"] = dataset(
-            root, "train", [load, labels, resize, crop, flip, pack]
-        )
-        made["val_dataloader"]["dataset"] = dataset(root, "val", [load, resize, labels, pack])
-        made["val_dataloader"]["batch_size"] = 1
+        made |= {loader: base[loader] for loader in ("train_dataloader", "val_dataloader")}
         made["train_cfg"]["val_interval"] = made["train_cfg"]["max_iters"]
-        made["model"]["data_preprocessor"]["test_cfg"] = {"size_divisor": 4}
         return made
 
     return config
-
-
-def dataset(root: Path, split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
-    """One split of CHASE_DB1."""
-    return {
-        "type": "mmseg.BaseSegDataset",
-        "metainfo": {
-            "classes": ("background", "vessel"),
-            "palette": [[0, 0, 0], [230, 159, 0]],
-        },
-        "data_root": str(root),
-        "data_prefix": {"img_path": f"images/{split}", "seg_map_path": f"masks/{split}"},
-        "img_suffix": ".jpg",
-        "seg_map_suffix": ".png",
-        "reduce_zero_label": False,
-        "pipeline": pipeline,
-    }
 
 
 def compare(

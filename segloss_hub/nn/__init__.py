@@ -16,7 +16,14 @@ from segloss_hub.nn.distance import (
 from segloss_hub.nn.ingredients import Ingredient, RegionSums
 from segloss_hub.nn.label_cost import label_cost, label_cost_sums
 from segloss_hub.nn.links import focal_link, power_link
-from segloss_hub.nn.maps import DistanceLoss, LabelMaps, MapLoss, MapOptions, label_maps
+from segloss_hub.nn.maps import (
+    DistanceLoss,
+    LabelMaps,
+    MapLoss,
+    MapOptions,
+    label_maps,
+    pixel_sizes,
+)
 from segloss_hub.nn.negatives import negatives
 from segloss_hub.nn.parameters import Parameter, parameters_of
 from segloss_hub.nn.pixels import (
@@ -74,6 +81,7 @@ __all__ = [
     "once_per_batch",
     "other_class_distance",
     "parameters_of",
+    "pixel_sizes",
     "power_link",
     "region_sums",
     "spread_nll",

@@ -75,11 +75,7 @@ class DistanceLoss(SegLoss):
 
     def units(self, batch: Batch) -> Sequence[float]:
         """The size of a pixel along each axis. Raises `ValueError` if `resolution` has others."""
-        if self.resolution is not None and len(self.resolution) != len(batch.shape):
-            raise ValueError(
-                f"resolution has {len(self.resolution)} values, the images {len(batch.shape)} axes"
-            )
-        return self.resolution or [1.0] * len(batch.shape)
+        return pixel_sizes(self.resolution, batch)
 
     def diagonal(self, batch: Batch) -> float:
         """The length of an image from corner to corner, in the unit of `resolution`."""
@@ -119,6 +115,17 @@ class MapLoss(DistanceLoss):
         shares = torch.zeros_like(weights)
         shares[kept] = weights[kept]
         return shares / shares.sum().clamp(min=1e-12)
+
+
+def pixel_sizes(resolution: Sequence[float] | None, batch: Batch) -> Sequence[float]:
+    """The size of a pixel along each axis, 1 without a resolution.
+
+    Raises `ValueError` for a resolution of other axes than the images have.
+    """
+    axes = len(batch.shape)
+    if resolution is not None and len(resolution) != axes:
+        raise ValueError(f"resolution has {len(resolution)} values, the images {axes} axes")
+    return resolution or [1.0] * axes
 
 
 def label_maps(batch: Batch) -> LabelMaps:

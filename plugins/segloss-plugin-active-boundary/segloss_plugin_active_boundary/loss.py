@@ -22,6 +22,7 @@ from segloss_hub.nn import (
     label_maps,
     mask_distance,
     once_per_batch,
+    pixel_sizes,
 )
 
 SMALLEST, GROWTH = 1e-5, 1.2  # thresholds of the divergence: 1e-5 * 1.2^n
@@ -177,10 +178,7 @@ class ActiveBoundaryLoss(SegLoss):
             raise ValueError(
                 f"compat='official' needs two spatial axes, the images have {len(axes)}"
             )
-        if self.resolution is not None and len(self.resolution) != len(batch.shape):
-            raise ValueError(
-                f"resolution has {len(self.resolution)} values, the images {len(batch.shape)} axes"
-            )
+        sizes = pixel_sizes(self.resolution, batch)
         axes = axes or [0]
         where = label_maps(batch)
         shape = (len(where.labels), *(batch.shape[axis] for axis in axes))
@@ -188,7 +186,7 @@ class ActiveBoundaryLoss(SegLoss):
         if batch.sigmoid:
             foreground = logits.flatten(0, 1)[:, None]
             logits = torch.cat([torch.zeros_like(foreground), foreground], 1)
-        spacing = None if self.resolution is None else [self.resolution[axis] for axis in axes]
+        spacing = None if self.resolution is None else [sizes[axis] for axis in axes]
         return Scene(
             logits, where.labels.reshape(shape), where.valid.reshape(shape), where.classes, spacing
         )

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from segloss_hub import ParameterError
-from segloss_hub.nn import Batch, Common, Elements, SegLoss, other_class_distance, two_channels
+from segloss_hub.nn import (
+    Batch,
+    Common,
+    Elements,
+    SegLoss,
+    other_class_distance,
+    pixel_sizes,
+    two_channels,
+)
 from segloss_plugin_boundary_aware.erosion import SLACK, ball_plan, cross_plan, eroded
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -165,10 +173,7 @@ class BoundaryAwareLoss(SegLoss):
             self.head = nn.Linear(feature_channels, len(classes or [0]) * (levels or radius + 1))
 
     def elements(self, batch: Batch) -> Elements:
-        if self.resolution is not None and len(self.resolution) != len(batch.shape):
-            raise ValueError(
-                f"resolution has {len(self.resolution)} values, the images {len(batch.shape)} axes"
-            )
+        self._spacing(batch)  # first: it checks the resolution, which not every form needs
         values = self._of_levels(batch) if self.predicted else self._of_probabilities(batch)
         values = values.flatten(1).masked_fill(~batch.valid, 0.0)
         return Elements(batch.weighted(values), batch.pixel_mass, per_pixel=True)
@@ -293,7 +298,7 @@ class BoundaryAwareLoss(SegLoss):
         return depth.masked_fill(_alone(codes, valid), torch.inf).masked_fill(edge, 0.0)
 
     def _spacing(self, batch: Batch) -> tuple[float, ...]:
-        return tuple(self.resolution or [1.0] * len(batch.shape))
+        return tuple(pixel_sizes(self.resolution, batch))
 
     def _kept(self, batch: Batch) -> list[int]:
         """The channels that are scored."""

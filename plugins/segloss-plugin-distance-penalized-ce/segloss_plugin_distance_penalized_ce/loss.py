@@ -16,6 +16,7 @@ from segloss_hub.nn import (
     Elements,
     Ingredient,
     SegLoss,
+    label_maps,
     once_per_batch,
     other_class_distance,
     weighted_nll,
@@ -109,11 +110,8 @@ class DistancePenalizedCELoss(SegLoss):
 
     def _reversed_map(self, batch: Batch) -> Tensor:
         """Phi in the shape of the likelihoods, 0 where ignored."""
-        if batch.multilabel or batch.target is None:  # every channel is a mask of its own
-            labels = (batch.channel_target > 0.5).flatten(0, 1).long()
-            valid, classes = batch.valid.repeat_interleave(batch.channels, 0), 2
-        else:
-            labels, valid, classes = batch.labels, batch.valid, max(batch.channels, 2)
+        where = label_maps(batch)
+        labels, valid, classes = where.labels.flatten(1), where.valid.flatten(1), where.classes
         if "distance_map" in batch.extras:
             depth = _at_label(batch, batch.extras["distance_map"], labels).to(batch.logits.dtype)
         else:
