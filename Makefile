@@ -7,11 +7,11 @@ UPSTREAM := .venv-upstream
 MMSEG_TESTS := $(shell grep -l "mmseg\|mmengine\|trainings" tests/test_*.py)
 PROJECTS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml contrib/*/pyproject.toml))
 
-.PHONY: demo test test-upstream lint clean
+.PHONY: demo test test-upstream lint lint-list clean
 
 demo: $(STAMP)
 	$(BIN)/segloss demo
-	$(BIN)/segloss readme build
+	$(BIN)/segloss build
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
@@ -41,6 +41,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# README.md by the rules of awesome lists; needs Node.
+lint-list: .ci/awesome-lint/node_modules
+	node .ci/awesome-lint/lint.mjs README.md
+
+.ci/awesome-lint/node_modules: .ci/awesome-lint/package-lock.json
+	npm ci --prefix .ci/awesome-lint --ignore-scripts --no-audit --no-fund
+	touch $@
 
 clean:
 	rm -rf $(VENV) segloss-demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from segloss_hub.card import Capabilities, Code, LossCard, Paper, Relation
-    from segloss_hub.discovery import Hub, Problem, create_loss, get_card, list_losses
+    from segloss_hub.contributions import Dataset, Section
+    from segloss_hub.discovery import Hub, create_loss, get_card, list_losses
     from segloss_hub.errors import (
         ExpressionError,
         HubError,
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
         UnknownParameterError,
     )
     from segloss_hub.hookspecs import hookimpl
+    from segloss_hub.problem import Problem
 
 __all__ = [
     "Capabilities",
     "Code",
+    "Dataset",
     "ExpressionError",
     "Hub",
     "HubError",
@@ -42,6 +45,7 @@ __all__ = [
     "PluginError",
     "Problem",
     "Relation",
+    "Section",
     "UnknownLossError",
     "UnknownParameterError",
     "create_loss",
@@ -52,7 +56,8 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(["Capabilities", "Code", "LossCard", "Paper", "Relation"], "card"),
-    **dict.fromkeys(["Hub", "Problem", "create_loss", "get_card", "list_losses"], "discovery"),
+    **dict.fromkeys(["Dataset", "Section"], "contributions"),
+    **dict.fromkeys(["Hub", "create_loss", "get_card", "list_losses"], "discovery"),
     **dict.fromkeys(
         [
             "ExpressionError",
@@ -66,6 +71,7 @@ _HOME = {
         "errors",
     ),
     "hookimpl": "hookspecs",
+    "Problem": "problem",
 }
 
 

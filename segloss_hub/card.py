@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from typing import Annotated, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -59,13 +60,20 @@ TAGS: tuple[Tag, ...] = get_args(Tag)
 
 
 def _one_line(text: str) -> str:
+    if text.isprintable():  # nearly always, and fast
+        return text
     if any(unicodedata.category(character) in {"Cc", "Cf", "Zl", "Zp"} for character in text):
         raise ValueError("must be one line without control characters")
     return text
 
 
 def _web_address(url: str) -> str:
-    if not re.fullmatch(r"https?://[^\s<>\"'`\\]+", url):
+    try:
+        parts = urlsplit(url)
+        valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not (valid and re.fullmatch(r"https?://[^\s<>\"'`\\]+", url)):
         raise ValueError("must be an http(s) address without spaces or quotes")
     return url
 
@@ -134,7 +142,9 @@ class Relation(_Record):
     kind: RelationKind
     loss: Slug
     parameters: dict[Identifier, bool | int | float | Line] = Field(
-        default_factory=dict, description="values of the general loss at which the two are equal"
+        default_factory=dict,
+        max_length=30,
+        description="values of the general loss at which the two are equal",
     )
     note: Line | None = None
 
@@ -176,28 +186,39 @@ class LossCard(_Record):
     title: Line
     summary: Line = Field(description="one sentence: what it does and when it helps")
     level: Level
-    aliases: tuple[Slug, ...] = ()
-    good_for: tuple[Tag, ...] = ()
+    aliases: Annotated[tuple[Slug, ...], Field(max_length=30)] = ()
+    good_for: Annotated[tuple[Tag, ...], Field(max_length=30)] = ()
     paper: Paper
     code: Code | None = None
     formula: Formula = Field(description="LaTeX, without dollar signs")
-    symbols: dict[Line, Line] = Field(default_factory=dict, description="symbol: meaning")
+    symbols: dict[Line, Line] = Field(
+        default_factory=dict, max_length=60, description="symbol: meaning"
+    )
     implementation: Annotated[
         str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=200)
     ] = Field(description="'package.module:Class', imported only when the loss is built")
     capabilities: Capabilities = Capabilities()
-    inputs: tuple[Input, ...] = Field(default=(), description="taken beyond logits and target")
-    needs: tuple[Input, ...] = Field(
-        default=(), description="those of the inputs without which it cannot be computed"
+    inputs: tuple[Input, ...] = Field(
+        default=(), max_length=30, description="taken beyond logits and target"
     )
-    relations: tuple[Relation, ...] = ()
-    limits: tuple[Line, ...] = Field(default=(), description="known pitfalls, one sentence each")
+    needs: tuple[Input, ...] = Field(
+        default=(),
+        max_length=30,
+        description="those of the inputs without which it cannot be computed",
+    )
+    relations: Annotated[tuple[Relation, ...], Field(max_length=30)] = ()
+    limits: tuple[Line, ...] = Field(
+        default=(), max_length=30, description="known pitfalls, one sentence each"
+    )
     sides: dict[Identifier, Side] = Field(
         default_factory=dict,
+        max_length=30,
         description="the error that grows dearer with a parameter, where its name does not say so",
     )
     expected_failures: dict[Identifier, Line] = Field(
-        default_factory=dict, description="conformance checks that it fails: name and reason"
+        default_factory=dict,
+        max_length=200,
+        description="conformance checks that it fails: name and reason",
     )
     survey_section: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+){0,3}$")] | None = Field(
         default=None, description="section of arXiv 2312.05391 that describes it"

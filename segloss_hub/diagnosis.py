@@ -8,8 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from segloss_hub import __version__
 from segloss_hub.card import LossCard
-from segloss_hub.discovery import Problem, default_hub
+from segloss_hub.contributions import Section
+from segloss_hub.discovery import default_hub
 from segloss_hub.errors import PluginError
+from segloss_hub.problem import Problem
 from segloss_hub.signature import read_parameters
 
 # The maintained distributions of MMSegmentation and the upstream ones share their import names.
@@ -28,6 +30,7 @@ class Diagnosis:
 
     versions: dict[str, str | None]
     losses: list[str]
+    datasets: list[str]
     problems: list[Problem]
 
     def as_dict(self) -> dict[str, object]:
@@ -43,17 +46,24 @@ class Diagnosis:
             }
             for problem in self.problems
         ]
-        return {"versions": self.versions, "losses": self.losses, "problems": problems}
+        return {
+            "versions": self.versions,
+            "losses": self.losses,
+            "datasets": self.datasets,
+            "problems": problems,
+        }
 
 
 def diagnose() -> Diagnosis:
     """Look at everything that can be looked at without running a plugin's loss."""
     hub = default_hub()
+    datasets = list(hub.datasets())  # and sections: whatever fails becomes a problem of the hub
+    hub.contributions("segloss_sections", Section, cards=tuple(hub.cards.values()))
     dead = [problem for card in hub.cards.values() if (problem := _implementation_problem(card))]
     versions: dict[str, str | None] = {"segloss-hub": __version__}
     versions["python"] = platform.python_version()
     versions |= {name: _first_version(names) for name, names in STACK.items()}
-    return Diagnosis(versions, list(hub.cards), [*hub.problems, *dead])
+    return Diagnosis(versions, list(hub.cards), datasets, [*hub.problems, *dead])
 
 
 def _implementation_problem(card: LossCard) -> Problem | None:

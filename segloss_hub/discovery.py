@@ -7,82 +7,34 @@ broken plugin costs exactly one plugin.
 
 from __future__ import annotations
 
+import gc
 import os
-import re
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import redirect_stdout
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from fnmatch import fnmatchcase
 from functools import cache, partial
-from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from importlib.metadata import Distribution, EntryPoint, entry_points
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
+from segloss_hub import __version__, own
 from segloss_hub.card import CAPABILITIES, LEVELS, TAGS, LossCard
 from segloss_hub.errors import HubError, PluginError, UnknownLossError, did_you_mean, nearest
-from segloss_hub.hookspecs import PROJECT, LossHooks
+from segloss_hub.hookspecs import HOOKS, PROJECT, Hooks
+from segloss_hub.problem import Problem, Source, Step, StepError, attempt
 
 if TYPE_CHECKING:
+    from segloss_hub.contributions import Dataset
     from segloss_hub.nn import SegLoss, WeightedSum
     from segloss_hub.nn.weighting import WeightingName
 
 GROUP = "segloss_hub"
-Step = Literal["find", "import", "register", "collect", "validate", "implementation"]
+OWN = Source("segloss-hub", "segloss-hub", __version__)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What went wrong with one plugin, at which step, and what mends it."""
-
-    name: str
-    distribution: str
-    version: str
-    step: Step
-    exception: BaseException
-    hint: str
-
-    @property
-    def reason(self) -> str:
-        """The exception in one string, whatever a hostile one holds or does."""
-        try:
-            text = f"{type(self.exception).__name__}: {self.exception}"
-        except Exception:
-            text = f"{type(self.exception).__name__}: (its message cannot be printed)"
-        return "".join(
-            c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text
-        )
-
-    def __str__(self) -> str:
-        return (
-            f"{self.distribution} {self.version} ({self.name}), step {self.step}: {self.reason}\n"
-            f"    -> {self.hint}"
-        )
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a plugin comes from."""
-
-    name: str
-    distribution: str
-    version: str
-
-    @property
-    def owns_name(self) -> bool:
-        """Whether the distribution's name is the one that the plugin's name asks for."""
-        return _normal(self.distribution) == f"segloss-plugin-{self.name}"
-
-
-class _StepError(Exception):
-    """One step failed; carries what a `Problem` needs."""
-
-    def __init__(self, step: Step, exception: BaseException, hint: str) -> None:
-        super().__init__(step)
-        self.step, self.exception, self.hint = step, exception, hint
 
 
 class Hub:
@@ -92,7 +44,9 @@ class Hub:
         self.cards: dict[str, LossCard] = {}
         self.problems: list[Problem] = []
         self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(LossHooks)
+        self._manager.add_hookspecs(Hooks)
+        self._sources: dict[str, Source] = {}
+        self._register(OWN, _hooks_of(own))
 
     @classmethod
     def discover(cls, found: Iterable[EntryPoint] | None = None) -> Hub:
@@ -105,8 +59,9 @@ class Hub:
         hub = cls()
         points = sorted(entry_points(group=GROUP) if found is None else found, key=lambda e: e.name)
         pairs = hub._claims(hub._selected([(point, hub._source(point)) for point in points]))
-        for point, source in pairs:
-            hub._add(source, partial(_import, point))
+        with _no_garbage_collection():
+            for point, source in pairs:
+                hub._add(source, partial(_import, point))
         hub.cards = dict(sorted(hub.cards.items()))
         hub._report_alias_clashes()
         if os.environ.get("SEGLOSS_STRICT", "") not in ("", "0") and hub.problems:
@@ -184,11 +139,45 @@ class Hub:
 
         return build_loss(self, expression, params or {}, common, weights or {}, weighting)
 
+    def contributions(
+        self, hook: str, kind: type[T], **arguments: object
+    ) -> list[tuple[Source, T]]:
+        """What the plugins bring through a hook other than `segloss_losses`, and from whom.
+
+        The hub's own comes first, then plugin by plugin. Whatever is not of the `kind`, or raises,
+        is left out and becomes a problem.
+        """
+        found = []
+        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+            source = self._sources[implementation.plugin_name]
+            call = partial(
+                implementation.function, *(arguments[name] for name in implementation.argnames)
+            )
+            try:
+                found += [(source, item) for item in _items(hook, call, kind)]
+            except StepError as failed:
+                self._problem(source, failed.step, failed.exception, failed.hint)
+        return sorted(found, key=lambda pair: (pair[0] is not OWN, pair[0].name))
+
+    def datasets(self) -> dict[str, Dataset]:
+        """The data sets that the hub and the plugins bring, by name; a second one of a name is left
+        out and becomes a problem."""
+        from segloss_hub.contributions import Dataset  # seldom asked for
+
+        datasets: dict[str, Dataset] = {}
+        for source, dataset in self.contributions("segloss_datasets", Dataset):
+            if dataset.name in datasets:
+                error = ValueError(f"there is a data set {dataset.name!r} already")
+                self._problem(source, "validate", error, "give the data set another name")
+            else:
+                datasets[dataset.name] = dataset
+        return datasets
+
     def _missing(self, name: str) -> HubError:
         for problem in self.problems:
             if problem.name == name:
                 return PluginError(f"the loss {name!r} is installed but does not work: {problem}")
-        from segloss_hub.catalog import known_losses  # only a failure pays for reading the catalog
+        from segloss_hub.catalog.released import known_losses  # only a failure pays for reading it
 
         known = known_losses()
         if name in known and known[name] not in self.cards:
@@ -208,14 +197,12 @@ class Hub:
         return owners
 
     def _problem(self, source: Source, step: Step, error: BaseException, hint: str) -> None:
-        self.problems.append(
-            Problem(source.name, source.distribution, source.version, step, error, hint)
-        )
+        self.problems.append(source.problem(step, error, hint))
 
     def _source(self, point: EntryPoint) -> Source:
         try:
             if point.dist is not None:
-                return Source(point.name, str(point.dist.name), str(point.dist.version))
+                return Source(point.name, *_name_and_version(point.dist))
         except Exception as error:
             source = Source(point.name, "(unreadable)", "?")
             self._problem(source, "find", error, "its metadata is damaged: reinstall it")
@@ -240,13 +227,15 @@ class Hub:
 
     def _claims(self, pairs: list[tuple[EntryPoint, Source]]) -> list[tuple[EntryPoint, Source]]:
         """Drop and report whatever claims a name that is not its own; nothing is shadowed."""
-        claims = Counter(source.name for _, source in pairs)
+        claims = defaultdict(list)
+        for _, source in pairs:
+            claims[source.name].append(source)
         kept = []
         for point, source in pairs:
             others = [
                 f"{other.distribution} {other.version}"
-                for _, other in pairs
-                if claims[source.name] > 1 and other.name == source.name and other is not source
+                for other in claims[source.name]
+                if other is not source
             ]
             if source.owns_name:
                 kept.append((point, source))
@@ -270,36 +259,35 @@ class Hub:
 
     def _add(self, source: Source, load: Callable[[], object]) -> None:
         try:
-            plugin = load()
-            self._register(source, plugin)
-            card = _checked(source, self._collect(plugin))
-        except _StepError as failed:
+            hooks = _hooks_of(load())
+            losses = hooks.pop("segloss_losses", None)  # called here and now, and never again
+            self._register(source, hooks)
+            if losses is None:
+                return
+            card = _checked(source, _items("segloss_losses", losses, LossCard))
+        except StepError as failed:
             self._problem(source, failed.step, failed.exception, failed.hint)
         else:
             self.cards[card.name] = card
 
-    def _register(self, source: Source, plugin: object) -> None:
+    def _register(self, source: Source, hooks: dict[str, Any]) -> None:
         identity = f"{source.distribution}:{source.name}"
+        if identity in self._sources:
+            error = ValueError(f"{identity} is registered already")
+            raise StepError("register", error, "register a plugin once")
+        self._sources[identity] = source
+        if not hooks:
+            return
+        plugin = ModuleType(identity)
+        vars(plugin).update(hooks)
         hint = "see segloss_hub/hookspecs.py for what a plugin may implement"
-        _attempt("register", hint, lambda: self._manager.register(plugin, identity))
+        attempt("register", hint, lambda: self._manager.register(plugin, identity))
         try:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             self._manager.unregister(plugin)
-            raise _StepError(
-                "register", error, "a hook is misspelt; the hub calls segloss_losses"
-            ) from error
-
-    def _collect(self, plugin: object) -> list[object]:
-        hint = "the hook segloss_losses returns a list with one LossCard"
-        own = [i for i in self._manager.hook.segloss_losses.get_hookimpls() if i.plugin is plugin]
-        if not own or own[0].hookwrapper or own[0].wrapper:
-            raise _StepError("collect", TypeError("no plain hook segloss_losses"), hint)
-        result = _attempt("collect", hint, own[0].function)
-        if isinstance(result, (str, bytes, Mapping, LossCard)) or not isinstance(result, Iterable):
-            error = TypeError(f"segloss_losses returned {type(result).__name__}, not a list")
-            raise _StepError("collect", error, hint)
-        return _attempt("collect", hint, lambda: list(result))
+            hint = f"a hook is misspelt; the hub calls {', '.join(HOOKS)}"
+            raise StepError("register", error, hint) from error
 
     def _report_alias_clashes(self) -> None:
         for alias, owners in self._aliases().items():
@@ -351,32 +339,77 @@ def create_loss(
     )
 
 
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    """From the first lines of the metadata, which `distribution.name` parses whole, every time."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    head, _, _ = text.partition("\n\n")
+    fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
+    return fields["Name"].strip(), fields["Version"].strip()
+
+
+def _hooks_of(plugin: object) -> dict[str, Any]:
+    """What of a plugin is marked as a hook: pluggy, given all of it, would examine every attribute,
+    which with many plugins takes as long as importing them. Raises `StepError` if there is none.
+    """
+
+    def marked() -> dict[str, Any]:
+        values = {name: getattr(plugin, name, None) for name in dir(plugin)}
+        return {n: value for n, value in values.items() if hasattr(value, f"{PROJECT}_impl")}
+
+    hint = "implement one: segloss_losses returns the card of a loss, in a list"
+    hooks = attempt("collect", hint, marked)
+    if not hooks:
+        raise StepError("collect", TypeError(f"no hook of {', '.join(HOOKS)}"), hint)
+    return hooks
+
+
+def _items(hook: str, call: Callable[[], object], kind: type[T]) -> list[T]:
+    """The items of a hook's list. Raises `StepError` for anything else than a list of a kind."""
+    hint = f"the hook {hook} returns a list of {kind.__name__}"
+    result = attempt("collect", hint, call)
+    if isinstance(result, (str, bytes, Mapping, kind)) or not isinstance(result, Iterable):
+        error = TypeError(f"{hook} returned {type(result).__name__}, not a list")
+        raise StepError("collect", error, hint)
+    items = attempt("collect", hint, lambda: list(result))
+    for item in items:
+        if not isinstance(item, kind):
+            error = TypeError(f"{hook} returned a list with {type(item).__name__} in it")
+            raise StepError("collect", error, hint)
+    return items
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Importing makes no garbage; with many plugins, looking for it takes a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _import(point: EntryPoint) -> object:
     def load() -> object:
         with redirect_stdout(sys.stderr):  # a plugin that prints must not spoil `--json`
             return point.load()
 
-    return _attempt("import", f"run `python -c 'import {point.module}'` to see where", load)
+    return attempt("import", f"run `python -c 'import {point.module}'` to see where", load)
 
 
-def _checked(source: Source, cards: list[object]) -> LossCard:
+def _checked(source: Source, cards: list[LossCard]) -> LossCard:
     hint = f"bring exactly one valid card, named {source.name!r} like the entry point"
     if len(cards) != 1:
-        raise _StepError("validate", ValueError(f"{len(cards)} cards instead of one"), hint)
-    card = _attempt("validate", hint, lambda: LossCard.model_validate(cards[0]))
+        raise StepError("validate", ValueError(f"{len(cards)} cards instead of one"), hint)
+    # Written and read again, since a card can be made without being validated.
+    card = attempt(
+        "validate", hint, lambda: LossCard.model_validate_json(cards[0].model_dump_json())
+    )
     if card.name != source.name:
         error = ValueError(f"the card is named {card.name!r}, the entry point {source.name!r}")
-        raise _StepError("validate", error, hint)
+        raise StepError("validate", error, hint)
     return card
-
-
-def _attempt(step: Step, hint: str, action: Callable[[], T]) -> T:
-    try:
-        return action()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit too: a plugin may fail in any way, the hub may not
-        raise _StepError(step, error, hint) from error
 
 
 def _variable(name: str) -> set[str] | None:
@@ -392,7 +425,3 @@ def _choice(kind: str, value: str, choices: Iterable[str]) -> str:
     if value not in choices:
         raise ValueError(f"there is no {kind} {value!r}. {did_you_mean(value, choices)}")
     return value
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

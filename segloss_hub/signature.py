@@ -146,9 +146,14 @@ def _package(module: str | None) -> str:
     return (module or "").partition(".")[0]
 
 
-@cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(_source_path(module).read_text(encoding="utf-8"))
+    path = _source_path(module)
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(path: Path, changed: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _source_path(module: str) -> Path:

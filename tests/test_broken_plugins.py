@@ -39,7 +39,7 @@ EXPECTED = {
     "exits": ("import", "SystemExit: bye"),
     "rubbish": ("collect", "returned int, not a list"),
     "hook-raises": ("collect", "ZeroDivisionError"),
-    "no-hook": ("collect", "no plain hook segloss_losses"),
+    "no-hook": ("collect", "no hook of segloss_losses"),
     "misspelt": ("register", "segloss_loses"),
     "two-cards": ("validate", "2 cards instead of one"),
     "unknown-field": ("collect", "colour"),

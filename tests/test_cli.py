@@ -70,7 +70,7 @@ def test_cite_prints_each_paper_once_and_without_names_the_survey(segloss: Run) 
         (["list", "--level", "regio"], 2, "'region'"),
         (["list", "--good-for", "medicle"], 2, "Did you mean 'medical'"),
         (["train", "nowhere.py"], 2, "nowhere.py"),
-        (["readme", "build"], 1, "run this in a checkout"),
+        (["build"], 1, "run this in a checkout"),
         (["lens", "schedule", "nowhere.py"], 2, "nowhere.py"),
     ],
 )
@@ -113,6 +113,6 @@ def test_lens_says_in_one_line_what_a_config_lacks(segloss: Run, tmp_path: Path)
     assert "until is 102, and the run has 101 iterations" in done.stderr.splitlines()[-1]
 
 
-def test_readme_is_up_to_date(segloss: Run) -> None:
-    done = segloss("readme", "check", "--root", str(ROOT))
+def test_generated_files_are_up_to_date(segloss: Run) -> None:
+    done = segloss("build", "--check", "--root", str(ROOT))
     assert done.returncode == 0, done.stderr

@@ -18,8 +18,8 @@ from wrong_losses.right import CrossEntropy, Dice
 from segloss_hub import create_loss, get_card
 from segloss_hub.testing import ConformanceCase, parametrize_conformance
 from segloss_hub.testing.check import Check
-from segloss_hub.testing.checks import api, card, meaning, oracle, scale
-from segloss_hub.testing.conformance import THEMES, all_checks, checks_for, run_check
+from segloss_hub.testing.checks import THEMES, all_checks, api, card, meaning, oracle, scale
+from segloss_hub.testing.conformance import checks_for, run_check
 from segloss_hub.testing.report import report_on
 from segloss_hub.testing.subject import Subject
 

@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import gc
 import sys
-from importlib import import_module
 
 import click
 
 from segloss_hub import __version__
-from segloss_hub.errors import HubError, did_you_mean
+from segloss_hub.cli.lazy import LazyGroup
+from segloss_hub.errors import HubError
 
-COMMANDS = ("list", "show", "cite", "doctor", "check", "train", "demo", "lens", "readme")
-
-
-class _Commands(click.Group):
-    """Finds command `x` as `command` in the module `segloss_hub.cli.x_`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = import_module(f"segloss_hub.cli.{cmd_name}_").command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"there is no command {args[0]!r}. {did_you_mean(args[0], COMMANDS)}")
-        return super().resolve_command(ctx, args)
+COMMANDS = (
+    *("list", "show", "cite", "doctor", "check", "train", "demo", "lens"),
+    *("new", "registry", "build", "datasets"),
+)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    modules={name: f"segloss_hub.cli.{name}_" for name in COMMANDS},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="segloss")
 def segloss() -> None:
     """Loss functions for semantic segmentation, found as plugins.

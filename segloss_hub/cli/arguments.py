@@ -16,3 +16,11 @@ def config_file(context: click.Context, parameter: click.Parameter, name: str) -
         return config_path(name)
     except HubError as error:
         raise click.BadParameter(str(error)) from error
+
+
+root_option = click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    help="The repository, by default the current folder.",
+)

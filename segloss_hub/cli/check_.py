@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,12 +77,14 @@ def _plugin_in(project: Path) -> str:
     found = re.search(r'^name\s*=\s*["\']segloss-plugin-([a-z0-9-]+)["\']', text, re.MULTILINE)
     if found is None:
         raise HubError(f"{project / 'pyproject.toml'} names no distribution segloss-plugin-<name>")
+    name, path = found[1], str(project)
+    hint = f"the plugin in {path!r} is not installed: pip install --editable {shlex.quote(path)}"
     try:
-        return get_card(found[1]).name
+        if get_card(name).name == name:
+            return name
     except UnknownLossError as error:
-        raise HubError(
-            f"the plugin in {str(project)!r} is not installed: pip install --editable {project}"
-        ) from error
+        raise HubError(hint) from error
+    raise HubError(f"{hint}\n{name!r} is an alias of another loss: `segloss show {name}`")
 
 
 def _print(report: Report) -> None:

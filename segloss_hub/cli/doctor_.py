@@ -26,6 +26,7 @@ def _print(diagnosis: Diagnosis) -> None:
     for name, version in diagnosis.versions.items():
         click.echo(f"{name:<22}{version or 'not installed'}")
     click.echo(f"{'losses':<22}{', '.join(diagnosis.losses) or 'none'}")
+    click.echo(f"{'data sets':<22}{', '.join(diagnosis.datasets)}")
     for problem in diagnosis.problems:
         click.echo(f"problem: {problem}")
     click.echo(f"{len(diagnosis.problems)} problem(s)" if diagnosis.problems else "no problems")

@@ -1,1 +1,1 @@
-"""What is generated from the cards: README.md, BibTeX."""
+"""What is generated from the cards: README.md, the taxonomy figure, BibTeX."""

@@ -26,10 +26,15 @@ class Check:
 def check(
     applies: Condition = lambda subject: True,
 ) -> Callable[[Callable[[Subject], None]], Check]:
-    """Make a function `check_<what>` a check of the theme that its module is named after."""
+    """Make a function `check_<what>` a check of the theme that its module is named after.
+
+    A plugin returns such checks of its own from the hook `segloss_checks`; their theme is the name
+    of its package.
+    """
 
     def decorate(function: Callable[[Subject], None]) -> Check:
-        theme = function.__module__.rpartition(".")[2]
+        package, _, module = function.__module__.partition(".")
+        theme = module.rpartition(".")[2] if package == "segloss_hub" else package
         return Check(function.__name__, theme, function, applies)
 
     return decorate

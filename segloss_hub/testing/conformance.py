@@ -10,26 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, Literal
 
+from segloss_hub.discovery import default_hub
 from segloss_hub.testing.check import Check
 from segloss_hub.testing.expect import Inapplicable
 from segloss_hub.testing.subject import Subject
 
-THEMES = (
-    "card",
-    "api",
-    "ignore",
-    "gradient",
-    "extremes",
-    "invariance",
-    "meaning",
-    "weights",
-    "soft_labels",
-    "scale",
-    "oracle",
-)
 Status = Literal["passed", "failed", "skipped", "expected failure"]
 
 
@@ -65,16 +52,14 @@ class ConformanceCase:
             pytest.xfail(outcome.message)
 
 
-def all_checks() -> Iterator[Check]:
-    """Every check there is, theme by theme."""
-    for theme in THEMES:
-        module = import_module(f"segloss_hub.testing.checks.{theme}")
-        yield from (value for value in vars(module).values() if isinstance(value, Check))
-
-
 def checks_for(subject: Subject) -> Iterator[Check]:
-    """The checks that the card's declared capabilities ask for."""
-    return (check for check in all_checks() if check.applies(subject))
+    """The checks that the card's declared capabilities ask for: those of the kit, those that the
+    loss's own plugin brings, and those of plugins that bring checks alone."""
+    hub = default_hub()
+    for source, check in hub.contributions("segloss_checks", Check):
+        asked = source.name == subject.card.name or source.name not in hub.cards
+        if asked and check.applies(subject):
+            yield check
 
 
 def run_check(subject: Subject, check: Check) -> Outcome:

@@ -16,14 +16,17 @@ place of the logits. The test is three lines:
     @parametrize_oracle(__file__)
     def test_oracle(case):
         case.check()
+
+`record_oracle` writes both files from code that runs in PyTorch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +36,10 @@ from torch import Tensor
 
 from segloss_hub.card import Slug
 from segloss_hub.discovery import create_loss
+from segloss_hub.files import replacing
 
 RELATIVE = 1e-6
+NOT_RECORDED = "there is no tests/oracle.yaml: run tests/record_oracle.py"
 
 
 class _Case(BaseModel):
@@ -74,10 +79,56 @@ class OracleCase:
         _assert_near(grad, self.grad, f"{self.name}: gradient")
 
 
+class Recording(NamedTuple):
+    """The input of a case to record, and the parameters of the loss that reproduces it."""
+
+    logits: Tensor  # (N, C, *S), float64
+    target: Tensor
+    params: Mapping[str, Any] = {}
+    extras: Mapping[str, Tensor] = {}  # by the names of the loss's inputs
+
+
+def record_oracle(
+    test_file: str,
+    loss: str,
+    reference: Callable[..., Tensor],
+    recordings: Mapping[str, Recording],
+    *,
+    source: str,
+) -> None:
+    """Write oracle.npz and oracle.yaml beside a file: what `reference` gives, by autograd.
+
+    It is called as `reference(logits, target, **extras, **params)`; `source` says what it is.
+    """
+    arrays: dict[str, Any] = {}
+    cases: dict[str, dict[str, Any]] = {}
+    for name, (logits, target, params, extras) in recordings.items():
+        leaf = logits.detach().double().requires_grad_()
+        value = reference(leaf, target, **extras, **params)
+        (grad,) = torch.autograd.grad(value.sum(), leaf)
+        tensors = {"logits": leaf, "target": target, "value": value, "grad": grad, **extras}
+        arrays |= {f"{name}.{key}": tensor.detach().numpy() for key, tensor in tensors.items()}
+        fields = {"params": dict(params), "extras": {key: key for key in extras}}
+        cases[name] = {key: field for key, field in fields.items() if field}
+    mapping = yaml.safe_dump({"loss": loss, "cases": cases}, sort_keys=False)
+    folder = Path(test_file).parent
+    with ExitStack() as stack:
+        as_npz, as_yaml = (
+            stack.enter_context(replacing(folder / name)) for name in ("oracle.npz", "oracle.yaml")
+        )
+        np.savez_compressed(as_npz, **arrays)
+        as_yaml.write_text(f"# Recorded from {source}.\n{mapping}", encoding="utf-8")
+
+
 def parametrize_oracle(test_file: str) -> Callable[..., Any]:
-    """Run a test once for every case recorded beside it; its argument is an `OracleCase`."""
+    """Run a test once for every case recorded beside it; its argument is an `OracleCase`.
+
+    Where nothing is recorded yet, the test is skipped.
+    """
     import pytest  # an optional dependency
 
+    if not Path(test_file).with_name("oracle.yaml").exists():
+        return pytest.mark.skip(reason=NOT_RECORDED)
     cases = read_oracle(Path(test_file).parent)
     return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
 

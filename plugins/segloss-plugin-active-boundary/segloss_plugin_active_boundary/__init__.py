@@ -75,6 +75,7 @@ CARD = LossCard(
         "check_every_parameter_acts": GRADIENT_ONLY,
         "check_descent_segments": REFINES,
     },
+    survey_section="2.3.4",
 )
 
 

@@ -62,6 +62,7 @@ CARD = LossCard(
         "check_descent_segments": "it orders features and does not train the classifier; the pull "
         "to local centres grows as pixels become right and features long",
     },
+    survey_section="2.3.6",
 )
 
 

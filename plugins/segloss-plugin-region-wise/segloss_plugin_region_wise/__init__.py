@@ -53,6 +53,7 @@ CARD = LossCard(
         "Maps are made on the CPU: pass distance_map from the data loader to spare a GPU the wait.",
         "The official map of a class that fills the image is undefined: here it is -1.",
     ),
+    survey_section="2.3.8",
 )
 
 

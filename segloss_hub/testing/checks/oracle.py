@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segloss_hub.testing.check import check
 from segloss_hub.testing.expect import Inapplicable, expect
-from segloss_hub.testing.oracle import read_oracle
+from segloss_hub.testing.oracle import NOT_RECORDED, read_oracle
 from segloss_hub.testing.subject import Subject
 
 
@@ -13,9 +13,7 @@ def check_recorded_values(subject: Subject) -> None:
     """Every case of `tests/oracle.yaml` has its recorded value and gradient."""
     folder = subject.tests_folder
     if folder is None:
-        raise Inapplicable(
-            "no tests/oracle.yaml beside the package; see segloss_hub/testing/oracle.py"
-        )
+        raise Inapplicable(NOT_RECORDED)
     cases = read_oracle(folder)
     expect(bool(cases), f"{folder / 'oracle.yaml'} has no cases")
     for case in cases:

@@ -1,0 +1,1 @@
+"""registry.yaml: the curated record of every known plugin, installed or not."""
