@@ -233,7 +233,7 @@ print(round(values[0], 3), [str(w.message).split("(")[1].split(":")[0] for w in 
 
 def test_an_unknown_choice_is_refused(patch: pytest.MonkeyPatch) -> None:
     patch.setenv("SEGLOSS_KERNELS", "cuda")
-    with pytest.raises(ValueError, match="'auto' or 'torch', got 'cuda'"):
+    with pytest.raises(ValueError, match="'auto', 'torch' or 'triton', got 'cuda'"):
         kernels_for(torch.zeros(1, 2, 3))
 
 

@@ -16,7 +16,7 @@ size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segloss_hub.nn.binary import BinaryPass
+from segloss_hub.nn.channels import channel_pass
 from segloss_hub.nn.ingredients import (
     ORDER,
     Ingredient,
@@ -35,7 +36,7 @@ from segloss_hub.nn.ingredients import (
     clear_ignored,
     differentiable_gradient,
 )
-from segloss_hub.nn.kernels import kernels_for
+from segloss_hub.nn.kernels import kernels_for, triton_operator, triton_takes
 
 if TYPE_CHECKING:
     from segloss_hub.nn.batch import Batch
@@ -47,7 +48,9 @@ NO_GRADIENT = (None,) * 5  # to labels, valid, weight, wanted, sigmoid
 def joint_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     """The wanted ingredients of a batch, from one evaluation of its softmax or sigmoid."""
     if batch.target is None or (batch.multilabel and "nll" in wanted):
-        return _channel_pass(batch, wanted)
+        return channel_pass(batch, wanted)
+    if triton_takes(batch.logits):
+        return _by_operator(batch, wanted)
     kernels = kernels_for(batch.logits)
     if kernels is not None:
         given = batch.target, batch.weight, batch.ignore_index, wanted, batch.sigmoid
@@ -109,11 +112,149 @@ class _KernelPass(torch.autograd.Function):
             slopes = Slopes(*grads)
             gradient = ctx.kernels.backward(logits, target, weight, ignore_index, slopes, sigmoid)
             return gradient, *(None,) * 6
-        with torch.autocast(logits.device.type, enabled=False):  # somebody differentiates this
-            valid = target != ignore_index
-            labels = target.long().masked_fill(~valid, 0)
-            outputs = _torch_pass(logits, labels, valid, weight, ctx.wanted, sigmoid, False)
-            return differentiable_gradient(outputs, grads, logits), *(None,) * 6
+        pixels = logits, target, weight, ignore_index
+        return _differentiable(pixels, ctx.wanted, sigmoid, grads), *(None,) * 6
+
+
+def _by_operator(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
+    """The form for GPUs, which torch.compile keeps as one operator."""
+    names = [name for name in ORDER if name in wanted]
+    given = batch.target, batch.weight, batch.ignore_index, names, batch.sigmoid
+    nll, stacked = joint_operator(batch.logits, *given)
+    tables = iter(stacked.unbind(1))
+    ready = {name: nll if name == "nll" else next(tables) for name in names}
+    if "target" in ready:
+        ready["target"] = ready["target"].detach()
+    return ready
+
+
+def _plain_pass(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    wanted: Sequence[Ingredient],
+    sigmoid: bool,
+) -> tuple[Tensor, Tensor]:
+    """What `joint_operator` gives, where no kernel works."""
+    z, (labels, valid) = logits.to(_precision(logits)), _labels(target, ignore_index)
+    with torch.no_grad():
+        given = labels, valid, weight, frozenset(wanted), sigmoid, False
+        nll, *tables = _torch_pass(z, *given)
+    found = [table for table in tables if table is not None]
+    nothing = z.new_empty(len(z), 0, z.shape[1])
+    return z.new_empty(0) if nll is None else nll, torch.stack(found, 1) if found else nothing
+
+
+def _plain_gradient(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    nll_slope: Tensor | None,
+    slopes: Tensor | None,
+    ignore_index: int,
+    wanted: Sequence[Ingredient],
+    sigmoid: bool,
+) -> Tensor:
+    """What `gradient_operator` gives, where no kernel works."""
+    z, (labels, valid) = logits.to(_precision(logits)), _labels(target, ignore_index)
+    single = z.shape[1] == 1
+    if single:  # the second of two classes, the first with a logit of 0 and no slope
+        z, sigmoid = F.pad(z, (0, 0, 1, 0)), False
+        slopes = None if slopes is None else F.pad(slopes, (1, 0))
+    _, p = _probabilities(z, labels, valid, frozenset(), sigmoid)
+    grads = _slopes(nll_slope, slopes, wanted)
+    gradient = _closed_gradient(p, labels, valid, weight, grads, sigmoid)
+    return torch.empty_like(logits).copy_(gradient[:, 1:] if single else gradient)
+
+
+def _empty_pass(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    wanted: Sequence[Ingredient],
+    sigmoid: bool,
+) -> tuple[Tensor, Tensor]:
+    """Tensors of the types and shapes of `joint_operator`'s."""
+    shape = target.shape if "nll" in wanted else (0,)
+    tables = len(logits), len(wanted) - ("nll" in wanted), logits.shape[1]
+    nll, stacked = (logits.new_empty(each, dtype=_precision(logits)) for each in (shape, tables))
+    return nll, stacked
+
+
+# Of logits of any floating type and layout, in float32 for half precision: the likelihoods (N, P),
+# empty if they are not wanted, and the wanted tables in their order (N, K, C).
+joint_operator = triton_operator(
+    "joint_pass",
+    "(Tensor logits, Tensor target, Tensor? weight, int ignore_index, str[] wanted, bool sigmoid) "
+    "-> (Tensor, Tensor)",
+    _plain_pass,
+    _empty_pass,
+)
+
+# To the logits, in their type and layout.
+gradient_operator = triton_operator(
+    "joint_gradient",
+    "(Tensor logits, Tensor target, Tensor? weight, Tensor? nll_slope, Tensor? slopes, "
+    "int ignore_index, str[] wanted, bool sigmoid) -> Tensor",
+    _plain_gradient,
+    lambda logits, *_: torch.empty_like(logits),
+)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+    logits, target, weight, *ctx.given = inputs
+    ctx.save_for_backward(logits, target, weight)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, nll_slope: Tensor | None, slopes: Tensor | None) -> Outputs:
+    logits, target, weight = ctx.saved_tensors
+    ignore_index, wanted, sigmoid = ctx.given
+    nll_slope = nll_slope if "nll" in wanted else None  # else that of an empty tensor
+    if not torch.is_grad_enabled():
+        given = target, weight, nll_slope, slopes, *ctx.given
+        return gradient_operator(logits, *given), *(None,) * 5
+    grads = _slopes(nll_slope, slopes, wanted)
+    pixels = logits, target, weight, ignore_index
+    return _differentiable(pixels, frozenset(wanted), sigmoid, grads), *(None,) * 5
+
+
+joint_operator.register_autograd(_backward, setup_context=_keep)
+
+
+def _slopes(nll_slope: Tensor | None, slopes: Tensor | None, wanted: Sequence[str]) -> Slopes:
+    """The gradients to the outputs of `joint_operator`, by name; the target has none."""
+    columns = () if slopes is None else slopes.unbind(1)
+    known: dict[str, Tensor | None] = dict(zip((n for n in wanted if n != "nll"), columns))
+    known["target"] = None
+    return Slopes(nll_slope, *(known.get(name) for name in ORDER[1:]))
+
+
+def _labels(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Labels, 0 where ignored, and where they are not."""
+    valid = target != ignore_index
+    return target.long().masked_fill(~valid, 0), valid
+
+
+def _precision(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _differentiable(
+    pixels: tuple[Tensor, Tensor, Tensor | None, int],
+    wanted: Wanted,
+    sigmoid: bool,
+    grads: tuple[Tensor | None, ...],
+) -> Tensor:
+    """The gradient to the logits, for whoever differentiates it."""
+    logits, target, weight, ignore_index = pixels
+    with torch.autocast(logits.device.type, enabled=False):
+        labels, valid = _labels(target, ignore_index)
+        z = logits.to(_precision(logits))
+        outputs = _torch_pass(z, labels, valid, weight, wanted, sigmoid, False)
+        return differentiable_gradient(outputs, grads, logits)
 
 
 class _JointPass(torch.autograd.Function):
@@ -334,45 +475,6 @@ def _by_plain_operations(
     nll = -_at(log_p, labels).masked_fill(~valid, 0.0)
     outputs = nll, *_sums(p, labels, valid, weight, wanted)
     return differentiable_gradient(outputs, grads, logits)
-
-
-def _channel_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
-    """Soft labels, and the likelihoods of several sigmoids."""
-    logits = batch.clean_logits
-    ready: dict[Ingredient, Tensor] = {}
-    if "nll" in wanted:
-        ready["nll"] = _channel_nll(batch, logits).masked_fill(~_like(batch), 0.0)
-    if wanted <= {"nll"}:
-        return ready
-    target = batch.channel_target
-    p = logits.sigmoid() if batch.sigmoid else logits.softmax(1)
-    mass = batch.pixel_weight[:, None]
-
-    # Products and sums, not einsum: autocast would round a matrix product's gradient.
-    terms: dict[Ingredient, Callable[[], Tensor]] = {
-        "intersection": lambda: p * target,
-        "predicted": lambda: p,
-        "squares": lambda: p.square(),
-        "missed": lambda: (p - target).square() * target,
-        "excess": lambda: (p - target).square() * (1 - target),
-        "target": lambda: target,
-    }
-    return ready | {name: (mass * terms[name]()).sum(-1) for name in wanted - {"nll"}}
-
-
-def _channel_nll(batch: Batch, logits: Tensor) -> Tensor:
-    if not batch.sigmoid:
-        return -(batch.channel_target * logits.log_softmax(1)).sum(1)
-    if batch.soft is None:  # -log p is softplus(-z) at the label, softplus(z) elsewhere
-        at = batch.labels[:, None]
-        return F.softplus(logits.scatter(1, at, -logits.gather(1, at)))
-    nll = F.binary_cross_entropy_with_logits(logits, batch.soft, reduction="none")
-    return nll[:, 0] if batch.channels == 1 else nll
-
-
-def _like(batch: Batch) -> Tensor:
-    """`valid` in the shape of the likelihoods: (N, P), or (N, 1, P) for several sigmoids."""
-    return batch.valid[:, None] if batch.sigmoid and batch.channels > 1 else batch.valid
 
 
 def _at(values: Tensor, labels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segloss_hub.nn.distance.combine import Kind, Nearest, add_inside, to_other
+from segloss_hub.nn.kernels import DTYPES, triton_operator, triton_takes
 from segloss_hub.nn.labels import class_masks
 
 
@@ -48,7 +49,13 @@ def clipped_distance(
     one axis a after the other, with the limit r and the spacing s. Exact below the limit. The time
     grows with the limit, not with the distances; nothing is read back from the device.
     """
-    steps = [1.0] * (masks.ndim - 2) if spacing is None else spacing
+    steps = [1.0] * (masks.ndim - 2) if spacing is None else [float(step) for step in spacing]
+    fused = triton_takes(masks) and dtype in DTYPES
+    distances: Tensor = (_operator if fused else _by_shifts)(masks, float(limit), steps, dtype)
+    return distances
+
+
+def _by_shifts(masks: Tensor, limit: float, steps: Sequence[float], dtype: torch.dtype) -> Tensor:
     squared = torch.full(masks.shape, limit**2, dtype=dtype, device=masks.device)
     squared = squared.masked_fill_(masks, 0.0)
     for axis, step in enumerate(steps, 2):
@@ -67,3 +74,11 @@ def _along(squared: Tensor, axis: int, step: float, limit: float) -> Tensor:
             reached = best.narrow(axis, here, rest)
             reached.copy_(torch.minimum(reached, squared.narrow(axis, there, rest) + cost))
     return best
+
+
+_operator = triton_operator(
+    "clipped_distance",
+    "(Tensor masks, float limit, float[] steps, ScalarType dtype) -> Tensor",
+    _by_shifts,
+    lambda masks, limit, steps, dtype: masks.new_empty(masks.shape, dtype=dtype),
+)
