@@ -34,6 +34,11 @@ from segloss_hub.testing.conformance import checks_for, run_check
 from segloss_hub.testing.oracle import read_oracle
 from segloss_hub.testing.subject import Subject
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 PAPER = read_paper("arXiv:2404.03010", title="A Paper", authors=["Ann Bee", "Cai Dee"])
 
 
@@ -366,7 +371,7 @@ def test_a_wrong_command_line_writes_nothing(segloss: Run, tmp_path: Path) -> No
     assert not [*tmp_path.iterdir()]
 
 
-def test_in_a_checkout_it_goes_to_contrib_where_a_workflow_would_not_run(
+def test_in_a_checkout_it_goes_to_contrib_and_has_the_shape_of_the_plugins_there(
     segloss: Run, tmp_path: Path
 ) -> None:
     below = tmp_path / "plugins"
@@ -375,7 +380,16 @@ def test_in_a_checkout_it_goes_to_contrib_where_a_workflow_would_not_run(
     done = segloss("new", "my-loss", "--paper", "arXiv:2404.03010", cwd=below)
     assert "pytest ../contrib/segloss-plugin-my-loss" in done.stdout
     project = tmp_path / "contrib" / "segloss-plugin-my-loss"
-    assert (project / "README.md").exists() and not (project / ".github").exists()
+    assert {path.name for path in project.iterdir()} == {
+        "pyproject.toml",
+        "segloss_plugin_my_loss",
+        "tests",
+    }
+    text = (project / "pyproject.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(text)["project"].keys() == {
+        *("name", "version", "description", "requires-python", "license", "dependencies"),
+        "entry-points",
+    }
 
 
 # A stranger's plugin

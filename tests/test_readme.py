@@ -95,7 +95,7 @@ def test_every_loss_is_listed_under_its_level(catalog: Catalog, page: str) -> No
         for wanted in (
             f"({card.paper.link}) - {escape_markdown(card.summary)}",
             card.paper.venue or str(card.paper.year),
-            f"[Plugin]({entry.home})",
+            f"lugin]({entry.home})",
             f"`pip install {entry.distribution}`.",
             *([f"code]({card.code.url})"] if card.code else []),
         ):

@@ -57,12 +57,13 @@ def command(
     except ScaffoldError as error:
         raise click.UsageError(str(error)) from error
     folder = write_project(plugin, _default_folder() if into is None else into)
+    extra = "[test]" if checkout_around(folder) is None else ""
     click.echo(f"""{folder} written. It trains and passes its tests as it is. Replace
     {plugin.package}/__init__.py  the card
     {plugin.package}/loss.py  the mathematics
     tests/record_oracle.py  the formula by the paper's own code, where there is one
 Next:
-    pip install --editable {shlex.quote(f"{folder}[test]")}
+    pip install --editable {shlex.quote(f"{folder}{extra}")}
     segloss show {name}
     python -m pytest {shlex.quote(str(folder))}""")
 

@@ -17,7 +17,7 @@ from segloss_hub.signature import ParameterInfo, read_parameters
 @click.option("--json", "as_json", is_flag=True, help="Print card and parameters as JSON.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a card, for editors.")
 def command(name: str | None, as_json: bool, schema: bool) -> None:
-    """Show everything about the loss NAME: card, parameters, limits."""
+    """Show everything about the loss NAME: card, parameters, limits, claims."""
     if schema:
         click.echo(json.dumps(LossCard.model_json_schema(), indent=2))
         return
@@ -43,7 +43,7 @@ def _print_card(card: LossCard, parameters: list[ParameterInfo]) -> None:
     console.print(Text(card.summary))
     facts = Table(box=None, show_header=False, pad_edge=False)
     for label, value in _facts(card):
-        facts.add_row(Text(label, style="dim"), Text(value))
+        facts.add_row(Text(label, style="dim"), Text(value, overflow="fold"))
     console.print(facts)
     table = Table("parameter", "type", "default", "meaning", box=None, pad_edge=False)
     for p in parameters:
@@ -52,6 +52,8 @@ def _print_card(card: LossCard, parameters: list[ParameterInfo]) -> None:
     console.print(table)
     for limit in card.limits:
         console.print(Text(f"- {limit}"))
+    for claim in card.claims:
+        console.print(Text(f"claimed: {claim.text} ({claim.source})"))
 
 
 def _facts(card: LossCard) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """The toolkit that losses are written with: torch only, no card, no plugin, no MMSegmentation."""
 
+from segloss_hub.nn.absolute import absolute_errors
 from segloss_hub.nn.base import Common, Elements, Reduction, SegLoss
 from segloss_hub.nn.batch import Batch
 from segloss_hub.nn.boundaries import boundary_band, boundary_counts, class_bands, dilated
@@ -62,6 +63,7 @@ __all__ = [
     "SegLoss",
     "TrueClass",
     "WeightedSum",
+    "absolute_errors",
     "boundary_band",
     "boundary_counts",
     "class_bands",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from segloss_hub.nn.joint import joint_pass
 from segloss_hub.nn.kernels import kernels_for
 
 Activation = Literal["auto", "softmax", "sigmoid"]
+SUMS: frozenset[Ingredient] = frozenset({"intersection", "predicted", "target"})
 
 
 @dataclass
@@ -134,6 +135,21 @@ class Batch:
     def spatial(self, values: Tensor) -> Tensor:
         """(..., P) -> (..., *S)."""
         return values.reshape(*values.shape[:-1], *self.shape)
+
+    def with_target(self, target: Tensor) -> Batch:
+        """The same pixels scored against another target, its sums from one pass of their own.
+
+        Labels (N, P), -1 where ignored, or values in [0, 1] for each channel, (N, C, P).
+        """
+        fresh: dict[str, Any] = {
+            "wanted": SUMS,
+            "_valid": self.valid,
+            "_labels": None,
+            "_ready": {},
+        }
+        if target.is_floating_point():
+            return replace(self, target=None, soft=target, **fresh)
+        return replace(self, target=target, soft=None, ignore_index=-1, **fresh)
 
     def _ingredient(self, name: Ingredient) -> Tensor:
         if name not in self._ready:
@@ -269,15 +285,19 @@ def _channel_target(
             "target.float(), or integer labels of shape (N, *S)"
         )
     soft = target.flatten(2)
+    lowest, highest = soft.amin(1), soft.amax(1)  # (N, P), where a copy would be (N, C, P)
     # 0 and 1 are values of such a target, so only another number can mark ignored pixels.
-    marked = soft == ignore_index if ignore_index not in (0, 1) else torch.zeros_like(soft).bool()
-    ignored = marked.any(1)
-    soft = soft.masked_fill(ignored[:, None], 0)
-    if check and not bool(((soft >= 0) & (soft <= 1)).all()):
+    ignored = torch.zeros_like(lowest, dtype=torch.bool)
+    if ignore_index not in (0, 1):
+        ignored = (lowest == ignore_index) | (highest == ignore_index)
+    if check and not bool((((lowest >= 0) & (highest <= 1)) | ignored).all()):
+        wrong = soft.masked_fill(ignored[:, None], 0)
         raise ValueError(
-            f"a target with one value per channel lies in [0, 1], got {float(soft.min()):g} to "
-            f"{float(soft.max()):g}"
+            f"a target with one value per channel lies in [0, 1], got {float(wrong.min()):g} to "
+            f"{float(wrong.max()):g}"
         )
+    if not check or bool(ignored.any()):  # looking waits for a GPU
+        soft = soft.masked_fill(ignored[:, None], 0)
     return soft, ~ignored
 
 

@@ -15,6 +15,7 @@ from segloss_hub.publish.markdown import link
 from segloss_hub.scaffold.literals import literal, literals
 from segloss_hub.scaffold.names import PREFIX, ScaffoldError, check_name, title_of
 
+OF_ITS_OWN = (".github", "LICENSE", "README.md")  # the hub has these for all in its repository
 SKELETON = f"{PREFIX}NAME"  # the folder in the template; in the names within, NAME is replaced too
 
 
@@ -48,13 +49,11 @@ def write_project(plugin: NewPlugin, into: Path, template: Path | None = None) -
     folder = into / plugin.distribution
     if folder.exists() or folder.is_symlink():
         raise ScaffoldError(f"{str(folder)!r} exists: choose another name or --into, or remove it")
-    here = checkout_around(into) is not None
+    alone = checkout_around(into) is None
     # Written beside its place: a process that is killed leaves a hidden folder, no half a project.
     with TemporaryDirectory(".unfinished", f".{folder.name}.", into) as temporary:
         project = Path(temporary, folder.name)
-        for place, content in _files(plugin, template or template_folder()):
-            if here and place.parts[0] == ".github":
-                continue  # the hub tests what lies in its own repository
+        for place, content in _files(plugin, template or template_folder(), alone):
             path = project / place
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
@@ -75,8 +74,11 @@ def checkout_around(folder: Path) -> Path | None:
     return next((f for f in (around, *around.parents) if (f / "contrib/template").is_dir()), None)
 
 
-def _files(plugin: NewPlugin, template: Path) -> Iterator[tuple[PurePath, bytes]]:
-    """Place and content of every file; `x.j2` is a template of the file x."""
+def _files(plugin: NewPlugin, template: Path, alone: bool) -> Iterator[tuple[PurePath, bytes]]:
+    """Place and content of every file; `x.j2` is a template of the file x.
+
+    Some are for a plugin that stands `alone`, outside of the hub's repository.
+    """
     environment = Environment(
         loader=FileSystemLoader(template),
         undefined=StrictUndefined,
@@ -85,11 +87,13 @@ def _files(plugin: NewPlugin, template: Path) -> Iterator[tuple[PurePath, bytes]
         lstrip_blocks=True,
     )
     environment.filters.update(link=link, literal=literal, literals=literals)
-    values = _values(plugin)
+    values = {**_values(plugin), "alone": alone}
     values["start"] = environment.get_template(f"levels/{plugin.level}.j2").make_module(values)
     skeleton = template / SKELETON
     for path in sorted(path for path in skeleton.rglob("*") if path.is_file()):
         place = path.relative_to(skeleton)
+        if place.parts[0].removesuffix(".j2") in OF_ITS_OWN and not alone:
+            continue
         content = path.read_bytes()
         if path.suffix == ".j2":
             source = environment.get_template(path.relative_to(template).as_posix())

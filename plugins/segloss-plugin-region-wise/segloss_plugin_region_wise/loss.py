@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -185,4 +184,4 @@ def _with_labels(batch: Batch) -> Batch:
     if batch.soft is None or batch.channels > 1:
         return batch
     target = (batch.soft[:, 0] > 0.5).long().masked_fill(~batch.valid, -1)
-    return replace(batch, target=target, soft=None, ignore_index=-1, _ready={})
+    return batch.with_target(target)

@@ -1,0 +1,6 @@
+from segloss_hub.testing import ConformanceCase, parametrize_conformance
+
+
+@parametrize_conformance("skeleton-recall")
+def test_conformance(case: ConformanceCase) -> None:
+    case.check()
