@@ -60,5 +60,5 @@ $(STAMP): Makefile pyproject.toml constraints.txt plugins contrib $(addsuffix /p
 	test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling editables setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
-	    --editable '.[mmseg,survey,fast,dev]' $(addprefix --editable ,$(PROJECTS))
+	    --editable '.[mmseg,survey,fast,gpu,bench,dev]' $(addprefix --editable ,$(PROJECTS))
 	touch $(STAMP)

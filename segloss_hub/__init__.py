@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from segloss_hub.card import Capabilities, Code, LossCard, Paper, Relation
+    from segloss_hub.card import Capabilities, Claim, Code, LossCard, Paper, Relation
     from segloss_hub.contributions import Dataset, Section
     from segloss_hub.discovery import Hub, create_loss, get_card, list_losses
     from segloss_hub.errors import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Capabilities",
+    "Claim",
     "Code",
     "Dataset",
     "ExpressionError",
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(["Capabilities", "Code", "LossCard", "Paper", "Relation"], "card"),
+    **dict.fromkeys(["Capabilities", "Claim", "Code", "LossCard", "Paper", "Relation"], "card"),
     **dict.fromkeys(["Dataset", "Section"], "contributions"),
     **dict.fromkeys(["Hub", "create_loss", "get_card", "list_losses"], "discovery"),
     **dict.fromkeys(

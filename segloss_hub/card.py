@@ -15,6 +15,8 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from segloss_hub.expression import parse_expression
+
 SCHEMA_VERSION = 1
 
 Level = Literal["pixel", "region", "boundary", "combined"]
@@ -54,6 +56,10 @@ Input = Literal[
 Arrangement = Literal["pixel", "sums", "spatial"]
 Side = Literal["false-positive", "false-negative"]
 RelationKind = Literal["generalises", "special-case-of", "combines", "related-to"]
+Stress = Literal[
+    "label-noise", "class-imbalance", "missing-labels", "few-images", "boundary-jitter"
+]
+Metric = Literal["mIoU", "Dice", "HD95", "BoundaryIoU", "ECE", "SmallObjectRecall"]
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 TAGS: tuple[Tag, ...] = get_args(Tag)
@@ -78,6 +84,11 @@ def _web_address(url: str) -> str:
     return url
 
 
+def _sum_of_losses(text: str) -> str:
+    parse_expression(text)
+    return text
+
+
 Slug = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", min_length=2, max_length=60)
 ]
@@ -90,6 +101,11 @@ Formula = Annotated[
     str,
     StringConstraints(min_length=1, max_length=2000, strip_whitespace=True),
     AfterValidator(_one_line),
+]
+Expression = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, strip_whitespace=True),
+    AfterValidator(_sum_of_losses),
 ]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*$", max_length=60)]
 Url = Annotated[str, StringConstraints(max_length=300), AfterValidator(_web_address)]
@@ -147,6 +163,25 @@ class Relation(_Record):
         description="values of the general loss at which the two are equal",
     )
     note: Line | None = None
+
+
+class Claim(_Record):
+    """What is said of a loss, in terms that trainings can test: `segloss bench claims` does."""
+
+    text: Line = Field(description="the claim in one sentence")
+    source: Line = Field(description="where it is said: 'abstract', 'table 2', another publication")
+    url: Url | None = Field(default=None, description="of a source that is not the card's paper")
+    metric: Metric
+    direction: Literal["higher", "lower"] = Field(
+        description="how the metric compares with that of `versus`"
+    )
+    versus: Expression = Field(description="the loss, or sum of losses, that it is compared with")
+    loss: Expression | None = Field(
+        default=None, description="the sum that is trained, if not the loss alone"
+    )
+    axis: Stress | None = Field(
+        default=None, description="the stress on the training labels under which it is said"
+    )
 
 
 class Capabilities(_Record):
@@ -209,6 +244,9 @@ class LossCard(_Record):
     relations: Annotated[tuple[Relation, ...], Field(max_length=30)] = ()
     limits: tuple[Line, ...] = Field(
         default=(), max_length=30, description="known pitfalls, one sentence each"
+    )
+    claims: tuple[Claim, ...] = Field(
+        default=(), max_length=30, description="what publications say of it, for trainings to test"
     )
     sides: dict[Identifier, Side] = Field(
         default_factory=dict,

@@ -16,10 +16,9 @@ from threading import Lock
 from typing import TextIO
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from segloss_hub.bench.leaderboard import RunResult
+from segloss_hub.bench.progress import TrainingProgress
 from segloss_hub.files import remove_unfinished
 
 SECONDS_TO_END = 5.0
@@ -81,7 +80,11 @@ def train_all(
 
     An exception here, such as that of Ctrl-C, ends the processes before it goes on.
     """
-    with _Trainings(iterations, len(runs), console) as trainings, ThreadPoolExecutor(jobs) as pool:
+    with (
+        TrainingProgress(len(runs), len(runs) * iterations, console) as progress,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        trainings = _Trainings(iterations, progress)
         try:
             futures = [pool.submit(trainings.run, run) for run in runs]
             return [future.result() for future in futures]
@@ -92,44 +95,28 @@ def train_all(
 
 
 class _Trainings:
-    """The processes that train, and their progress bars."""
+    """The processes that train."""
 
-    def __init__(self, iterations: int, runs: int, console: Console) -> None:
+    def __init__(self, iterations: int, progress: TrainingProgress) -> None:
         self._iterations = iterations
         self._lock = Lock()
         self._stopped = False
         self._processes: dict[Run, subprocess.Popen[str]] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        self._total = self._progress.add_task(
-            f"{runs} trainings", total=runs * iterations, state="iterations"
-        )
-
-    def __enter__(self) -> _Trainings:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._progress = progress
 
     def run(self, run: Run) -> RunResult | Failure:
         """Train one run in a process of its own and wait for its end."""
-        task = self._progress.add_task(escape(str(run)), total=self._iterations, state="starting")
-        with run.log.open("w", encoding="utf-8") as log, self._start(run, log) as process:
+        with (
+            run.log.open("w", encoding="utf-8") as log,
+            self._progress.training(str(run), self._iterations) as bar,
+            self._start(run, log) as process,
+        ):
             assert process.stdout is not None
             for line in process.stdout:
                 report = json.loads(line)
-                self._progress.update(task, completed=report["iter"], state=_loss(report["loss"]))
-                self._progress.advance(self._total)
-        self._progress.remove_task(task)
+                bar.reach(report["iter"], report["loss"])
         end = _end(run, process.returncode)
-        self._progress.console.print(escape(_summary(end)), soft_wrap=True)
+        self._progress.say(_summary(end))
         return end
 
     def _start(self, run: Run, log: TextIO) -> subprocess.Popen[str]:
@@ -177,10 +164,6 @@ def _end(run: Run, exit_code: int) -> RunResult | Failure:
             return Failure(run, exit_code, "".join(deque(log, LINES_OF_LOG)))
     record = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
     return RunResult.from_record(run.loss, record)
-
-
-def _loss(value: float | None) -> str:
-    return "loss is not finite" if value is None else f"loss {value:.3f}"
 
 
 def _summary(end: RunResult | Failure) -> str:

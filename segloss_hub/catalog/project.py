@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-RECORDS = ("LossCard", "Paper", "Code", "Relation", "Capabilities")
+RECORDS = ("LossCard", "Paper", "Code", "Relation", "Capabilities", "Claim")
 
 
 class ProjectError(HubError, ValueError):

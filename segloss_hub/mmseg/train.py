@@ -39,7 +39,7 @@ def train(
     cfg.merge_from_dict(_parsed(options))
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if cfg.get(loader):
-            _check_images(loader, cfg[loader].dataset)
+            check_images(loader, cfg[loader].dataset)
     if launcher != "none":
         _check_launcher(launcher)
         if get_device() == "cpu":
@@ -87,7 +87,7 @@ def _join_on_cpu(cfg: Config) -> None:
     cfg.model_wrapper_cfg = {"device_ids": None, **wrapper}
 
 
-def _check_images(loader: str, dataset: Mapping[str, Any]) -> None:
+def check_images(loader: str, dataset: Mapping[str, Any]) -> None:
     """MMSegmentation reports a folder without images as an error of NumPy; this names it."""
     prefix = (dataset.get("data_prefix") or {}).get("img_path")
     if prefix is None or dataset.get("ann_file"):  # a list of files, or a wrapped data set

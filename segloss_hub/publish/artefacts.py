@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from segloss_hub.bench.board import leaderboards
+from segloss_hub.bench.results_file import read_results_files
 from segloss_hub.card import LossCard
 from segloss_hub.catalog.drift import REGISTRY
 from segloss_hub.catalog.record import Catalog, Entry
@@ -57,7 +59,10 @@ def artefacts(root: Path, commands: click.Group) -> list[Artefact]:
     texts = {
         "README.md": readme_text(
             catalog,
-            sections=gather_sections(catalog, cards, default_hub()),
+            sections=[
+                *gather_sections(catalog, cards, default_hub()),
+                *leaderboards(read_results_files(root)),
+            ],
             commands=command_rows(commands, "segloss"),
             conformance=_conformance(root, catalog.plugins),
         ),

@@ -11,7 +11,7 @@ from segloss_hub.publish.prose import tidy
 
 _SPECIAL = re.compile(r"([\\`*_\[\]{}<>#|~$!&@])")
 # A rule, a list item or the underline of a heading begins with these.
-_START = re.compile(r"^(\d*)([-+=.)])")
+_START = re.compile(r"^(|\d+(?=[.)](?:\s|$)))([-+=.)])")
 # GitHub makes links of bare addresses and pictures of `:names:`, escaped or not: a zero-width space
 # after these keeps them text.
 _BREAK = re.compile(r"(?i)www(?=\.)|(?:mailto|xmpp)(?=:)|:(?=//|[\w+-]+:)|[\w.+-](?=@)")

@@ -1,6 +1,6 @@
 """Conditional boundary loss: card and hook. Imports no torch."""
 
-from segloss_hub import Capabilities, Code, LossCard, Paper, Relation, hookimpl
+from segloss_hub import Capabilities, Claim, Code, LossCard, Paper, Relation, hookimpl
 
 CARD = LossCard(
     name="conditional-boundary",
@@ -53,6 +53,16 @@ CARD = LossCard(
         "Trains features alone: the classifier learns nothing from it, so add it to a pixel loss.",
         "Stops gradients, so that it is no derivative of its value: for first-order training only.",
         "Not 0 for a perfect prediction: features of two classes are pushed to a right angle.",
+    ),
+    claims=(
+        Claim(
+            text="Added to cross-entropy it raises IoU, at no cost in inference.",
+            source="abstract, and the tables in the README of its code",
+            metric="mIoU",
+            direction="higher",
+            versus="cross-entropy",
+            loss="cross-entropy + conditional-boundary",
+        ),
     ),
     expected_failures={
         "check_perfect_prediction_is_best": "features of a perfect prediction are rarely at right "

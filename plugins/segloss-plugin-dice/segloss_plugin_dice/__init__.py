@@ -1,6 +1,6 @@
 """Dice and generalised Dice: card and hook. Imports no torch."""
 
-from segloss_hub import Capabilities, Code, LossCard, Paper, Relation, hookimpl
+from segloss_hub import Capabilities, Claim, Code, LossCard, Paper, Relation, hookimpl
 
 CARD = LossCard(
     name="dice",
@@ -59,6 +59,26 @@ CARD = LossCard(
         "A soft label of 0.5 is best answered with 1, not with 0.5.",
         "float16 training needs a gradient scaler: gradients per pixel are about 1e-7 at 512x512.",
         "Under distributed training each rank scores its own images.",
+    ),
+    claims=(
+        Claim(
+            text="It copes with few foreground and many background voxels without class weights, "
+            "where a likelihood of single voxels needs them.",
+            source="abstract",
+            metric="Dice",
+            direction="higher",
+            versus="cross-entropy",
+            axis="class-imbalance",
+        ),
+        Claim(
+            text="Networks trained with it are overconfident, where they are right and where they "
+            "are wrong; asked here against cross-entropy, as there.",
+            source="Mehrtash et al., IEEE Transactions on Medical Imaging 39(12), 2020",
+            url="https://arxiv.org/abs/1911.13273",
+            metric="ECE",
+            direction="higher",
+            versus="cross-entropy",
+        ),
     ),
     survey_section="2.2.1",
 )

@@ -1,6 +1,6 @@
 """Focal loss, softmax and sigmoid: card and hook. Imports no torch."""
 
-from segloss_hub import Capabilities, Code, LossCard, Paper, Relation, hookimpl
+from segloss_hub import Capabilities, Claim, Code, LossCard, Paper, Relation, hookimpl
 
 CARD = LossCard(
     name="focal",
@@ -44,6 +44,17 @@ CARD = LossCard(
         "Its probabilities are less certain than they should be: calibrate them before use.",
         "kornia and MONAI divide the softmax form by the number of classes too: C times smaller.",
         "Noisy labels look like hard pixels and keep their full weight.",
+    ),
+    claims=(
+        Claim(
+            text="Where easy background outnumbers the objects by far, fading out the easy pixels "
+            "finds more than cross-entropy; said of detection, asked here of the Dice score.",
+            source="abstract",
+            metric="Dice",
+            direction="higher",
+            versus="cross-entropy",
+            axis="class-imbalance",
+        ),
     ),
     survey_section="2.1.3",
 )

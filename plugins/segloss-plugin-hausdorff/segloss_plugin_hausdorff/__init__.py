@@ -1,6 +1,6 @@
 """Hausdorff distance losses: card and hook. Imports no torch."""
 
-from segloss_hub import Capabilities, Code, LossCard, Paper, Relation, hookimpl
+from segloss_hub import Capabilities, Claim, Code, LossCard, Paper, Relation, hookimpl
 
 CARD = LossCard(
     name="hausdorff",
@@ -59,6 +59,17 @@ CARD = LossCard(
         "dt makes distances of the prediction in every step, on the CPU unless there is a clip.",
         "er is 0, without a gradient, for errors that are too weak or too thin for one erosion.",
         "cv is written from secondary sources and was not held against the paper.",
+    ),
+    claims=(
+        Claim(
+            text="Beside a Dice loss it lowers the Hausdorff distance, by 18 to 45 % on four "
+            "medical data sets.",
+            source="abstract",
+            metric="HD95",
+            direction="lower",
+            versus="dice",
+            loss="dice + 0.002 * hausdorff",
+        ),
     ),
     survey_section="2.3.2",
 )

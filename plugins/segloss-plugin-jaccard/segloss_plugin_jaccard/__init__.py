@@ -1,6 +1,6 @@
 """Jaccard (IoU): card and hook. Imports no torch."""
 
-from segloss_hub import Capabilities, Code, LossCard, Paper, Relation, hookimpl
+from segloss_hub import Capabilities, Claim, Code, LossCard, Paper, Relation, hookimpl
 
 CARD = LossCard(
     name="jaccard",
@@ -56,6 +56,15 @@ CARD = LossCard(
         "A soft label of 0.5 is best answered with 1, not with 0.5.",
         "float16 training needs a gradient scaler: gradients per pixel are about 1e-7 at 512x512.",
         "Under distributed training a batch is that of one rank unless sync_stats is set.",
+    ),
+    claims=(
+        Claim(
+            text="Optimising IoU directly gives a higher IoU than the softmax loss.",
+            source="abstract",
+            metric="mIoU",
+            direction="higher",
+            versus="cross-entropy",
+        ),
     ),
     survey_section="2.2.4",
 )

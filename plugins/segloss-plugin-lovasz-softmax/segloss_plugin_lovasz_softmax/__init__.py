@@ -1,6 +1,6 @@
 """Lovász-Softmax and the Lovász hinge: card and hook. Imports no torch."""
 
-from segloss_hub import Capabilities, Code, LossCard, Paper, Relation, hookimpl
+from segloss_hub import Capabilities, Claim, Code, LossCard, Paper, Relation, hookimpl
 
 CARD = LossCard(
     name="lovasz-softmax",
@@ -46,6 +46,15 @@ CARD = LossCard(
         "A class that is absent but scored has a gradient at one pixel, its largest error.",
         "Among pixels of equal error the gradient depends on their order.",
         "The hinge of one channel is not bounded: its value is no IoU.",
+    ),
+    claims=(
+        Claim(
+            text="It trains a higher IoU than cross-entropy.",
+            source="abstract",
+            metric="mIoU",
+            direction="higher",
+            versus="cross-entropy",
+        ),
     ),
     survey_section="2.2.5",
 )

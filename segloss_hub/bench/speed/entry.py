@@ -1,4 +1,4 @@
-"""What an entry of the benchmark is."""
+"""What an entry of the benchmark is: a loss of one library, in one setting."""
 
 from __future__ import annotations
 
@@ -10,25 +10,41 @@ import torch
 from torch import Tensor
 
 IGNORE = 255
+Shape = tuple[int, ...]  # of the logits, (N, C, *S)
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, labels, distance maps -> value
+Build = Callable[[int, torch.device], Loss]  # for so many classes, there; imports the library
 Arguments = Mapping[str, Any]  # a function in it is one of the number of classes
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A loss of one library, in the setting nearest to the other libraries' entries."""
+    """A loss of one library, in the setting nearest to the other libraries' entries.
+
+    Entries that have the same `loss` can be compared.
+    """
 
     loss: str
     library: str
     setting: str
-    build: Callable[[int], Loss]  # for so many classes; imports the library
+    build: Build
     ignores: bool = True  # False: it has no way to ignore pixels, and is given none to ignore
-    planar: bool = False  # takes (N, C, H, W) only
+    dims: tuple[int, ...] = (2, 3)  # the numbers of spatial axes that it takes
     binary: bool = False  # takes two channels only
+    compiled: bool = False  # torch.compile runs in its first call
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
+    @property
+    def name(self) -> str:
+        """No two entries have the same."""
+        return full_name(self.loss, self.library, self.setting)
+
+    def fits(self, shape: Shape) -> bool:
         """Whether it takes logits of this shape."""
-        return (len(shape) == 4 or not self.planar) and (shape[1] == 2 or not self.binary)
+        return len(shape) - 2 in self.dims and (shape[1] == 2 or not self.binary)
+
+
+def full_name(loss: str, library: str, setting: str) -> str:
+    """What `--only` is matched with."""
+    return f"{loss} {library} {setting}"
 
 
 def described(arguments: Arguments) -> list[str]:

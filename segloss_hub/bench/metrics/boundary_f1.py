@@ -1,4 +1,4 @@
-"""Scores that MMSegmentation does not bring: of the boundaries, and of each class by name."""
+"""Boundary F1: how many pixels of a boundary lie near the other one."""
 
 from __future__ import annotations
 
@@ -6,22 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from mmengine.evaluator import BaseMetric
-from scipy import ndimage
 
-Labels = npt.NDArray[np.integer[Any]]
-Mask = npt.NDArray[np.bool_]
-Scores = npt.NDArray[np.float64]
-
-
-def boundary(mask: Mask, valid: Mask) -> Mask:
-    """Pixels (H, W) of `mask` with one of their four neighbours outside it.
-
-    What lies beyond the image, or is not `valid`, is no such neighbour.
-    """
-    edge: Mask = mask & ndimage.binary_dilation(valid & ~mask)
-    return edge
+from segloss_hub.bench.metrics.masks import Labels, Mask, Scores, boundary, distance_to
 
 
 def boundary_f1(prediction: Mask, truth: Mask, valid: Mask, tolerance: float = 2.0) -> float:
@@ -36,49 +23,9 @@ def boundary_f1(prediction: Mask, truth: Mask, valid: Mask, tolerance: float = 2
     predicted, true = boundary(prediction & valid, valid), boundary(truth & valid, valid)
     if not predicted.any() or not true.any():
         return float(predicted.any() == true.any())
-    precision = (_distance_to(true)[predicted] <= tolerance).mean()
-    recall = (_distance_to(predicted)[true] <= tolerance).mean()
+    precision = (distance_to(true)[predicted] <= tolerance).mean()
+    recall = (distance_to(predicted)[true] <= tolerance).mean()
     return float(2 * precision * recall / max(precision + recall, np.finfo(float).tiny))
-
-
-def hausdorff95(prediction: Mask, truth: Mask) -> float:
-    """95 % Hausdorff distance of two masks (H, W), in pixels.
-
-    The larger of two 95th percentiles: of the distances of the boundary pixels of one mask to the
-    nearest boundary pixel of the other, and the reverse. If one mask is empty it is the diagonal of
-    the image, if both are, 0. The edge of the image is boundary here, so that a mask that fills the
-    image has one.
-
-    Paper: Huttenlocher et al., Comparing images using the Hausdorff distance, TPAMI 1993.
-    """
-    if not prediction.any() or not truth.any():
-        return 0.0 if prediction.any() == truth.any() else float(np.hypot(*truth.shape))
-    predicted, true = (mask & ~ndimage.binary_erosion(mask) for mask in (prediction, truth))
-    forth, back = _distance_to(true)[predicted], _distance_to(predicted)[true]
-    return float(max(np.percentile(forth, 95), np.percentile(back, 95)))
-
-
-def _distance_to(mask: Mask) -> Scores:
-    distance: Scores = ndimage.distance_transform_edt(~mask)
-    return distance
-
-
-def class_scores(prediction: Labels, truth: Labels, classes: Sequence[str]) -> dict[str, float]:
-    """`Dice.<class>` and `Recall.<class>` in percent over label maps of one shape.
-
-    Of a class without any pixel, Dice or recall is NaN.
-    """
-    scores = {}
-    for c, name in enumerate(classes):
-        predicted, true = prediction == c, truth == c
-        both = int((predicted & true).sum())
-        scores[f"Dice.{name}"] = _percent(2 * both, int(predicted.sum() + true.sum()))
-        scores[f"Recall.{name}"] = _percent(both, int(true.sum()))
-    return scores
-
-
-def _percent(part: int, whole: int) -> float:
-    return 100 * part / whole if whole else float("nan")
 
 
 class BoundaryF1(BaseMetric):

@@ -13,9 +13,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from entry import IGNORE, Arguments, Entry, Loss, described, graded, resolved
-from formulas import cross_entropy
-from torch import Tensor
+from torch import Tensor, nn
+
+from segloss_hub.bench.speed.entry import (
+    IGNORE,
+    Arguments,
+    Entry,
+    Loss,
+    described,
+    graded,
+    resolved,
+)
+from segloss_hub.bench.speed.formulas import cross_entropy
 
 Takes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # what becomes of logits and labels
 # What libraries call the label that they ignore.
@@ -27,7 +36,7 @@ WEIGHTS = {"alpha": 0.3, "beta": 0.7}  # of false positives and false negatives 
 class Library:
     """Where the losses of a peer are, and what it gives those of them that take it."""
 
-    distribution: str
+    distributions: tuple[str, ...]  # the names that it is published under
     module: str
     common: Arguments = field(default_factory=dict)
     takes: Takes = lambda x, t: (x, t)
@@ -35,37 +44,39 @@ class Library:
 
 PEERS = {
     "MONAI": Library(
-        "monai",
+        ("monai",),
         "monai.losses",
         {"softmax": True, "to_onehot_y": True},
         lambda x, t: (x, t[:, None]),
     ),
-    "kornia": Library("kornia", "kornia.losses"),
+    "kornia": Library(("kornia",), "kornia.losses"),
     "SMP": Library(
-        "segmentation-models-pytorch", "segmentation_models_pytorch.losses", {"mode": "multiclass"}
+        ("segmentation-models-pytorch",),
+        "segmentation_models_pytorch.losses",
+        {"mode": "multiclass"},
     ),
     "pytorch-toolbelt": Library(
-        "pytorch-toolbelt", "pytorch_toolbelt.losses", {"mode": "multiclass"}
+        ("pytorch-toolbelt",), "pytorch_toolbelt.losses", {"mode": "multiclass"}
     ),
-    "MMSegmentation": Library("onedl-mmsegmentation", "mmseg.models.losses"),
+    "MMSegmentation": Library(("onedl-mmsegmentation", "mmsegmentation"), "mmseg.models.losses"),
 }
 
 
-def versions() -> dict[str, str]:
-    """The installed version of every library, or that it is missing."""
-    return {name: _version(library.distribution) for name, library in PEERS.items()}
+def versions() -> dict[str, str | None]:
+    """The installed version of every library, if there is one."""
+    return {name: installed_version(*library.distributions) for name, library in PEERS.items()}
 
 
 def peers() -> list[Entry]:
     """The entries of the libraries that are installed."""
-    installed = [name for name, version in versions().items() if version != "missing"]
+    installed = [name for name, version in versions().items() if version is not None]
     return [entry for entry in _all() if entry.library in installed]
 
 
 def _all() -> list[Entry]:
     dice = [
-        _peer("dice", "kornia", "DiceLoss", {"average": "micro"}, planar=True),
-        _peer("dice", "kornia", "DiceLoss", {"average": "macro"}, planar=True),
+        _peer("dice", "kornia", "DiceLoss", {"average": "micro"}, dims=(2,)),
+        _peer("dice", "kornia", "DiceLoss", {"average": "macro"}, dims=(2,)),
         _peer("dice", "SMP", "DiceLoss"),
         _peer("dice", "pytorch-toolbelt", "DiceLoss"),
         _peer(
@@ -74,7 +85,7 @@ def _all() -> list[Entry]:
             "DiceLoss",
             {"naive_dice": True, "use_sigmoid": False},
             ignores=False,
-            planar=True,
+            dims=(2,),
         ),
     ]
     focal_tversky = WEIGHTS | {"gamma": 0.75}
@@ -108,7 +119,7 @@ def _all() -> list[Entry]:
         _peer("jaccard", "pytorch-toolbelt", "JaccardLoss", ignores=False),
         _peer("tversky", "MONAI", "TverskyLoss", WEIGHTS),
         _peer("tversky", "MONAI", "TverskyLoss", WEIGHTS | {"batch": True}),
-        _peer("tversky", "kornia", "TverskyLoss", WEIGHTS, planar=True),
+        _peer("tversky", "kornia", "TverskyLoss", WEIGHTS, dims=(2,)),
         _peer("tversky", "SMP", "TverskyLoss", WEIGHTS),
         _peer("tversky", "MMSegmentation", "TverskyLoss", WEIGHTS),
         _peer("focal-tversky", "SMP", "TverskyLoss", focal_tversky),
@@ -120,23 +131,23 @@ def _all() -> list[Entry]:
         _peer("sigmoid focal", "pytorch-toolbelt", "BinaryFocalLoss"),
         _peer("sigmoid focal", "MMSegmentation", "FocalLoss", takes=_one_hot, ignores=False),
         _peer("ohem", "MMSegmentation", "OhemCrossEntropy"),
-        _peer("lovasz-softmax", "kornia", "LovaszSoftmaxLoss", ignores=False, planar=True),
+        _peer("lovasz-softmax", "kornia", "LovaszSoftmaxLoss", ignores=False, dims=(2,)),
         _peer("lovasz-softmax", "SMP", "LovaszLoss"),
         _peer("lovasz-softmax", "pytorch-toolbelt", "LovaszLoss", takes=_probabilities),
-        _peer("lovasz-softmax", "MMSegmentation", "LovaszLoss", {"reduction": "none"}, planar=True),
-        _peer("lovasz-hinge", "kornia", "LovaszHingeLoss", ignores=False, planar=True, **hinge),
+        _peer("lovasz-softmax", "MMSegmentation", "LovaszLoss", {"reduction": "none"}, dims=(2,)),
+        _peer("lovasz-hinge", "kornia", "LovaszHingeLoss", ignores=False, dims=(2,), **hinge),
         _peer("lovasz-hinge", "SMP", "LovaszLoss", per_image | {"mode": "binary"}, **hinge),
         _peer("lovasz-hinge", "pytorch-toolbelt", "BinaryLovaszLoss", per_image, **hinge),
         _peer("lovasz-hinge", "MMSegmentation", "LovaszLoss", per_image | binary, **hinge),
-        _peer("boundary", "MONAI", "BoundaryLoss", ignores=False),
-        _peer("hausdorff", "MONAI", "HausdorffDTLoss", ignores=False),
+        _peer("boundary, own maps", "MONAI", "BoundaryLoss", ignores=False),
+        _peer("hausdorff, own maps", "MONAI", "HausdorffDTLoss", ignores=False),
         _peer(
             "hausdorff, erosions",
             "kornia",
             "HausdorffERLoss",
             takes=lambda x, t: (x.softmax(1), t[:, None]),
             ignores=False,
-            planar=True,
+            dims=(2,),
         ),
         _peer(
             "unified-focal",
@@ -156,16 +167,18 @@ def _peer(
     arguments: Arguments | None = None,
     ignores: bool = True,
     takes: Takes | None = None,
-    **limits: bool,
+    **limits: Any,
 ) -> Entry:
     peer, own = PEERS[library], arguments or {}
     ignored = IGNORED if ignores else {}
     takes = takes or peer.takes
     setting = f"{name}({', '.join(described(own))})"
 
-    def build(classes: int) -> Loss:
+    def build(classes: int, device: torch.device) -> Loss:
         cls = getattr(_imported(peer.module), name)
         term = cls(**_accepted(cls, {**peer.common, **ignored}) | resolved(own, classes))
+        if isinstance(term, nn.Module):
+            term.to(device)
         also = _accepted(term.forward, ignored)
         return lambda x, t, maps: term(*takes(x, t), **also)
 
@@ -173,8 +186,8 @@ def _peer(
 
 
 def _plus_cross_entropy(entry: Entry) -> Entry:
-    def build(classes: int) -> Loss:
-        term = entry.build(classes)
+    def build(classes: int, device: torch.device) -> Loss:
+        term = entry.build(classes, device)
         return lambda x, t, maps: cross_entropy(x, t, maps) + term(x, t, maps)
 
     return replace(entry, loss="ce + dice", setting=f"CE + {entry.setting}", build=build)
@@ -215,8 +228,11 @@ def _one_hot(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return x, F.one_hot(t, x.shape[1]).movedim(-1, 1)
 
 
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "missing"
+def installed_version(*distributions: str) -> str | None:
+    """The version of the first of them that is installed, or None."""
+    for distribution in distributions:
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return None

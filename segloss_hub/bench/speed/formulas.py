@@ -7,16 +7,28 @@ nowhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from entry import IGNORE
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
+
+from segloss_hub.bench.speed.entry import IGNORE
 
 
 def cross_entropy(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
     return F.cross_entropy(x, t, ignore_index=IGNORE)
+
+
+def dice(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
+    p, g, _ = _parts(x, t)
+    axes = _space(x)
+    return (1 - (2 * (p * g).sum(axes) + 1e-5) / (p.sum(axes) + g.sum(axes) + 1e-5)).mean()
+
+
+def ce_and_dice(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
+    return cross_entropy(x, t, maps) + dice(x, t, maps)
 
 
 def topk(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
@@ -26,16 +38,15 @@ def topk(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
 
 def distance_penalized_ce(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
     """The map of every class of every image by SciPy, on each call."""
-    valid = t != IGNORE
-    phi = torch.zeros(t.shape)
-    for image, labels, seen in zip(phi, t, valid):
+    valid, phi = t != IGNORE, torch.zeros(t.shape)
+    for image, labels, seen in zip(phi, t.cpu(), valid.cpu()):
         for label in labels[seen].unique():
             region = labels == label
             depth = torch.from_numpy(distance_transform_edt(region | ~seen)).float()[region]
             rise = depth.max() - depth
             image[region] = rise / rise.max().clamp(min=1e-6)
     values = F.cross_entropy(x, t, reduction="none", ignore_index=IGNORE)
-    return ((1 + phi) * values).sum() / valid.sum()
+    return ((1 + phi.to(x.device)) * values).sum() / valid.sum()
 
 
 def boundary(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
@@ -69,12 +80,12 @@ def rmi(x: Tensor, t: Tensor, maps: Tensor, ridge: float = 5e-4) -> Tensor:
     _, y, valid = _parts(x, t)
     entropy = F.binary_cross_entropy_with_logits(x, y, valid.expand_as(x), reduction="sum")
     p = x.sigmoid() * valid + 1e-6
-    pool = F.max_pool2d if x.ndim == 4 else F.max_pool3d
+    pool: Callable[..., Tensor] = F.max_pool2d if x.ndim == 4 else F.max_pool3d
     y, p = _windows(pool(y, 3, 3, 1)), _windows(pool(p, 3, 3, 1))
-    eye = ridge * torch.eye(y.shape[2])
+    eye = ridge * torch.eye(y.shape[2], device=x.device)
     explained = y @ p.mT @ torch.linalg.solve(p @ p.mT + eye, p @ y.mT)
     factor = torch.linalg.cholesky(y @ y.mT - explained + eye)
-    information = factor.diagonal(dim1=-2, dim2=-1).log().mean(-1).sum(1).mean()
+    information: Tensor = factor.diagonal(dim1=-2, dim2=-1).log().mean(-1).sum(1).mean()
     return 0.5 * entropy / (valid.sum() + 1) + 0.5 * information.float()
 
 

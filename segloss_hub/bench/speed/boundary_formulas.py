@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from entry import Loss
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
+from segloss_hub.bench.speed.given import classifier, features
 from segloss_hub.nn import boundary_band
 
-WIDTH = 64  # channels of the features
+Array = npt.NDArray[Any]
+
 AROUND = ((1, 0), (-1, 0), (0, -1), (0, 1), (-1, 1), (1, 1), (-1, -1), (1, -1), (0, 0))
 TILE = 224
 
@@ -50,7 +53,7 @@ def boundary_dou(x: Tensor, t: Tensor, maps: Tensor, smooth: float = 1e-5) -> Te
     for mask, share in zip(g.unbind(1), p.unbind(1)):
         near = torch.stack([F.conv2d(m[None, None], cross, padding=1)[0, 0] for m in mask]) * mask
         edge, size = torch.count_nonzero((near > 0) & (near < 5)), torch.count_nonzero(mask)
-        alpha = min(1 - 2 * (edge + smooth) / (size + smooth), 0.8)
+        alpha = (1 - 2 * (edge + smooth) / (size + smooth)).clamp(max=0.8)
         hit, both = (share * mask).sum(), (mask * mask).sum() + (share * share).sum()
         total = total + (both - 2 * hit + smooth) / (both - (1 + alpha) * hit + smooth)
     return total / x.shape[1]
@@ -61,8 +64,8 @@ def active_boundary(x: Tensor, t: Tensor, maps: Tensor, ratio: float = 0.01) -> 
     change = torch.zeros_like(t, dtype=torch.bool)
     change[:, :-1] |= t[:, 1:] != t[:, :-1]
     change[:, :, :-1] |= t[:, :, 1:] != t[:, :, :-1]
-    distance = torch.from_numpy(np.stack([_inside(~m) for m in change.numpy()])).float() - 1
-    distance = distance.floor().clamp(min=0)
+    fields = torch.from_numpy(np.stack([_inside(~m) for m in change.cpu().numpy()]))
+    distance = (fields.to(x.device).float() - 1).floor().clamp(min=0)
     down = F.pad(_divergence(x[:, :, 1:], x[:, :, :-1]), (0, 0, 0, 1))
     divergence = down + F.pad(_divergence(x[..., 1:], x[..., :-1]), (0, 1))
     least = 1e-5
@@ -100,24 +103,13 @@ def boundary_aware(x: Tensor, t: Tensor, maps: Tensor, radius: int = 5) -> Tenso
 def inverseform(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
     """18 tiles, cut in a loop, through a network of the published shape with random weights."""
     pair = [_tiles(_soft_boundary(p)) for p in (x.softmax(1), _one_hot(x, t))]
-    return _network()(torch.cat(pair, 1)).square().sum(1).sqrt().mean()
+    moved: Tensor = _network().to(x.device)(torch.cat(pair, 1).float())
+    return moved.square().sum(1).sqrt().mean()
 
 
-def on_features(loss: Callable[..., Tensor]) -> Loss:
-    """A loss of features and a classifier, on features that are a fixed function of the logits."""
-
-    def of_logits(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
-        layer = _layer(x.shape[1])
-        features = torch.einsum("dc,nc...->nd...", torch.linalg.pinv(layer), x)
-        return loss(x, t, features=features, classifier_weight=layer)
-
-    return of_logits
-
-
-def conditional_boundary(
-    x: Tensor, t: Tensor, *, features: Tensor, classifier_weight: Tensor
-) -> Tensor:
+def conditional_boundary(x: Tensor, t: Tensor, maps: Tensor) -> Tensor:
     """Two convolutions over all features for every class that is present."""
+    f, weight = features(x), classifier(x)
     height, width = t.shape[1:]
     band = boundary_band(t, max(1, round(0.02 * (height**2 + width**2) ** 0.5)))
     right = x.argmax(1) == t
@@ -125,17 +117,17 @@ def conditional_boundary(
     for c in t.unique().tolist():
         same = t == c
         for name, members in (("same", same), ("right", same & right)):
-            centre, found = _local_centres(features, members, band & members)
+            centre, found = _local_centres(f, members, band & members)
             rows = centre.movedim(1, -1)[found]
             if not len(rows):
                 continue
-            label = torch.full((len(rows),), c)
-            centres[name].append(F.cross_entropy(rows @ classifier_weight.T, label))
+            label = torch.full((len(rows),), c, device=x.device)
+            centres[name].append(F.cross_entropy(rows @ weight.T, label))
             if name == "right":
-                own = features.movedim(1, -1)[found]
+                own = f.movedim(1, -1)[found]
                 centres["pull"].append((own - rows.detach()).square().mean())
-    means = [torch.stack(v).mean() if v else features.sum() * 0 for v in centres.values()]
-    return _context(features, t, band) + 0.2 * (means[0] + means[1]) + 2 * means[2]
+    means = [torch.stack(v).mean() if v else f.sum() * 0 for v in centres.values()]
+    return _context(f, t, band) + 0.2 * (means[0] + means[1]) + 2 * means[2]
 
 
 def _context(features: Tensor, t: Tensor, band: Tensor) -> Tensor:
@@ -162,11 +154,6 @@ def _local_centres(features: Tensor, members: Tensor, wanted: Tensor) -> tuple[T
     total = F.conv2d(features * mask, kernel, padding=2, groups=len(kernel))
     count = F.conv2d(mask, kernel[:1], padding=2)
     return total / (count + 1e-5), wanted & (count[:, 0] > 0)
-
-
-@cache
-def _layer(classes: int) -> Tensor:
-    return torch.randn(classes, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
 @cache
@@ -207,14 +194,15 @@ def _one_hot(x: Tensor, t: Tensor) -> Tensor:
     return F.one_hot(t, x.shape[1]).movedim(-1, 1).to(x.dtype)
 
 
-def _inside(mask: np.ndarray) -> np.ndarray:
-    return distance_transform_edt(mask)
+def _inside(mask: Array) -> Array:
+    depth: Array = distance_transform_edt(mask)
+    return depth
 
 
-def _transforms(transform: Callable[[np.ndarray], np.ndarray], masks: Tensor) -> Tensor:
+def _transforms(transform: Callable[[Array], Array], masks: Tensor) -> Tensor:
     """(N, C, *S) masks -> what is made of each; 0 of those that are empty or full."""
     fields = torch.zeros(masks.shape)
-    for field, mask in zip(fields.flatten(0, 1), masks.flatten(0, 1).numpy()):
+    for field, mask in zip(fields.flatten(0, 1), masks.flatten(0, 1).cpu().numpy()):
         if mask.any() and not mask.all():
             field.copy_(torch.from_numpy(transform(mask)))
-    return fields
+    return fields.to(masks.device)
