@@ -34,7 +34,7 @@ $(UPSTREAM)/.installed: Makefile constraints.txt $(addsuffix /pyproject.toml,. $
 	$(UPSTREAM)/bin/python -m pip install --quiet --no-build-isolation \
 	    mmsegmentation==1.2.2 mmengine==0.10.7 mmcv==2.1.0
 	$(UPSTREAM)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation \
-	    --editable '.[survey,fast,dev]' $(addprefix --editable ,$(PROJECTS))
+	    torchmetrics --editable '.[survey,fast,dev]' $(addprefix --editable ,$(PROJECTS))
 	touch $@
 
 lint: $(STAMP)

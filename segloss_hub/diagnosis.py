@@ -18,6 +18,7 @@ from segloss_hub.signature import read_parameters
 STACK = {
     "torch": ("torch",),
     "numba": ("numba",),  # of the compiled kernels
+    "triton": ("triton",),  # of those for GPUs
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
     "mmengine": ("onedl-mmengine", "mmengine"),
     "mmcv": ("onedl-mmcv", "mmcv"),

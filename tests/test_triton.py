@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.library import opcheck
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -230,6 +231,32 @@ def test_logits_are_read_as_they_are_and_the_gradient_is_laid_out_like_them(
     assert gradient.dtype == dtype
     if layout == "last":
         assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+class Widened(TorchDispatchMode):
+    """Counts the results in full precision that are as large as the logits."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.size, self.count = logits.numel(), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        for result in results if isinstance(results, tuple) else (results,):
+            large = isinstance(result, Tensor) and result.numel() >= self.size
+            self.count += large and result.dtype == torch.float32
+        return results
+
+
+@pytest.mark.parametrize("name", ["cross-entropy + dice", "cross-entropy"])
+def test_no_loss_of_the_pass_widens_half_precision(name: str) -> None:
+    inputs = Inputs((2, 19, 8, 9), torch.bfloat16)
+    smoothed = {"label_smoothing": 0.1} if name == "cross-entropy" else {}
+    loss = create_loss(name, **smoothed)
+    with Widened(inputs.logits) as widened:
+        value = loss(inputs.logits, inputs.target, weight=inputs.weight)
+        torch.autograd.grad(value, inputs.logits)
+    assert widened.count == 0
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5, 300])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -17,10 +16,10 @@ from segloss_hub.nn.batch import Activation, Batch, make_batch
 from segloss_hub.nn.distributed import summed_over_ranks
 from segloss_hub.nn.ingredients import Ingredient
 from segloss_hub.nn.inputs import reject_unknown_inputs, require_inputs
+from segloss_hub.nn.kernels import DEBUG
 from segloss_hub.nn.parameters import as_list, checked, defaults_of, parameters_of
 
 Reduction = Literal["mean", "sum", "none"]
-DEBUG = os.environ.get("SEGLOSS_DEBUG", "") not in ("", "0")
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -190,7 +189,7 @@ class SegLoss(nn.Module):
         how = reduction or self.reduction
         if how not in get_args(Reduction):
             raise ValueError(f"reduction is 'mean', 'sum' or 'none', got {how!r}")
-        with torch.autocast(batch.logits.device.type, enabled=False):
+        with torch.autocast(batch.raw.device.type, enabled=False):
             elements = self.elements(batch)
             if how == "none":
                 return batch.spatial(elements.values) if elements.per_pixel else elements.values

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segloss_hub.nn.ingredients import Ingredient, RegionSums, SquaredErrors, row_masses
 from segloss_hub.nn.joint import joint_pass
-from segloss_hub.nn.kernels import kernels_for
+from segloss_hub.nn.kernels import kernels_for, triton_takes
 
 Activation = Literal["auto", "softmax", "sigmoid"]
 SUMS: frozenset[Ingredient] = frozenset({"intersection", "predicted", "target"})
@@ -19,12 +19,9 @@ SUMS: frozenset[Ingredient] = frozenset({"intersection", "predicted", "target"})
 
 @dataclass
 class Batch:
-    """What a loss computes from. N images, C channels, P pixels, *S spatial axes.
+    """What a loss computes from. N images, C channels, P pixels, *S spatial axes."""
 
-    Half-precision logits arrive here as float32; everything else keeps its precision.
-    """
-
-    logits: Tensor  # (N, C, P), float32 or float64
+    raw: Tensor  # (N, C, P) logits in the precision that they came in
     target: Tensor | None  # (N, P) labels as given, of any integer type; None for a soft target
     soft: Tensor | None  # (N, C, P) probabilities; None for integer labels
     weight: Tensor | None  # (N, P) pixel weights, 0 where ignored; None if not given
@@ -38,11 +35,28 @@ class Batch:
     _valid: Tensor | None = None
     _labels: Tensor | None = None
     _ready: dict[Ingredient, Tensor] = field(default_factory=dict)
+    _logits: Tensor | None = field(default=None, init=False)
+
+    @property
+    def logits(self) -> Tensor:
+        """(N, C, P), of `dtype`: made of half precision where somebody asks for it."""
+        if self.raw.dtype == self.dtype:
+            return self.raw
+        if not torch.is_grad_enabled():  # it is not kept, since nothing would flow back
+            return self.raw.to(self.dtype)
+        if self._logits is None:
+            self._logits = self.raw.to(self.dtype)
+        return self._logits
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What losses are computed in: float64 for float64 logits, else float32."""
+        return torch.promote_types(self.raw.dtype, torch.float32)
 
     @property
     def channels(self) -> int:
         """C, the number of channels of the logits."""
-        return self.logits.shape[1]
+        return self.raw.shape[1]
 
     @property
     def one_pass(self) -> bool:
@@ -74,7 +88,7 @@ class Batch:
     @property
     def pixel_weight(self) -> Tensor:
         """(N, P): the weight of each pixel in a mean, 0 where ignored."""
-        return self.valid.to(self.logits.dtype) if self.weight is None else self.weight
+        return self.valid.to(self.dtype) if self.weight is None else self.weight
 
     @property
     def pixel_mass(self) -> Tensor:
@@ -91,9 +105,9 @@ class Batch:
         if self.soft is not None:
             return self.soft
         if self.channels == 1:
-            return self.labels[:, None].to(self.logits.dtype)
+            return self.labels[:, None].to(self.dtype)
         classes = torch.arange(self.channels, device=self.labels.device)[:, None]
-        return (self.labels[:, None] == classes).to(self.logits.dtype)
+        return (self.labels[:, None] == classes).to(self.dtype)
 
     @property
     def clean_logits(self) -> Tensor:
@@ -189,16 +203,14 @@ def make_batch(
     sigmoid = channels == 1 or activation == "sigmoid"
     if channels == 1 and target.shape == logits.shape and not _is_float(target):
         target = target.squeeze(1)  # (N, 1, *S) labels of one channel are (N, *S) labels
-    flat = logits.flatten(2)
-    flat = flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
     labels = soft = valid = None
     if target.shape == (len(logits), *spatial) and not (channels == 1 and _is_float(target)):
         labels = _integer_labels(target)
     else:
         soft, valid = _channel_target(logits, target, sigmoid, ignore_index, check_values)
-        soft = soft.to(flat.dtype)
+        soft = soft.to(torch.promote_types(logits.dtype, torch.float32))
     batch = Batch(
-        logits=flat,
+        raw=logits.flatten(2),
         target=labels,
         soft=soft,
         weight=None,
@@ -213,7 +225,7 @@ def make_batch(
     if check_values and labels is not None:
         _check_labels(batch, max(channels, 2))
     if weight is not None:
-        batch.weight = _flat_weight(weight, logits, batch.valid, flat.dtype, check_values)
+        batch.weight = _flat_weight(weight, logits, batch.valid, batch.dtype, check_values)
     return batch
 
 
@@ -240,7 +252,7 @@ def _integer_labels(target: Tensor) -> Tensor:
 def _check_labels(batch: Batch, classes: int) -> None:
     """Raise `ValueError` for a label that is none of the classes."""
     assert batch.target is not None
-    kernels = kernels_for(batch.logits)
+    kernels = None if triton_takes(batch.raw) else kernels_for(batch.logits)
     if not batch.target.numel() or (
         kernels is not None and kernels.labels_within(batch.target, batch.ignore_index, classes)
     ):

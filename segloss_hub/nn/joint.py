@@ -49,7 +49,7 @@ def joint_pass(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     """The wanted ingredients of a batch, from one evaluation of its softmax or sigmoid."""
     if batch.target is None or (batch.multilabel and "nll" in wanted):
         return channel_pass(batch, wanted)
-    if triton_takes(batch.logits):
+    if triton_takes(batch.raw):
         return _by_operator(batch, wanted)
     kernels = kernels_for(batch.logits)
     if kernels is not None:
@@ -120,7 +120,7 @@ def _by_operator(batch: Batch, wanted: Wanted) -> dict[Ingredient, Tensor]:
     """The form for GPUs, which torch.compile keeps as one operator."""
     names = [name for name in ORDER if name in wanted]
     given = batch.target, batch.weight, batch.ignore_index, names, batch.sigmoid
-    nll, stacked = joint_operator(batch.logits, *given)
+    nll, stacked = joint_operator(batch.raw, *given)
     tables = iter(stacked.unbind(1))
     ready = {name: nll if name == "nll" else next(tables) for name in names}
     if "target" in ready:

@@ -11,6 +11,7 @@ from torch import Tensor
 from segloss_hub.nn.batch import Batch
 from segloss_hub.nn.ingredients import clear_ignored
 from segloss_hub.nn.kernels import kernels_for
+from segloss_hub.nn.smoothed import smoothed_nll
 
 
 class TrueClass(NamedTuple):
@@ -86,12 +87,12 @@ def spread_nll(batch: Batch, smoothing: float, class_weight: Tensor) -> tuple[Te
 
     Softmax only; both (N, P), not yet weighted by pixels. `class_weight` is w, (C,).
     """
+    if batch.target is not None:
+        given = batch.raw, batch.target, class_weight, smoothing, batch.ignore_index
+        return smoothed_nll(*given), class_weight[batch.labels]
     nll = -batch.clean_logits.log_softmax(1) * class_weight[:, None]  # (N, C, P)
-    if batch.target is None:
-        true = (nll * batch.channel_target).sum(1)
-        mass = (batch.channel_target * class_weight[:, None]).sum(1)
-    else:
-        true, mass = nll.gather(1, batch.labels[:, None])[:, 0], class_weight[batch.labels]
+    true = (nll * batch.channel_target).sum(1)
+    mass = (batch.channel_target * class_weight[:, None]).sum(1)
     return (1 - smoothing) * true + smoothing * nll.mean(1), mass
 
 

@@ -83,7 +83,7 @@ class RegionLoss(SegLoss):
     def elements(self, batch: Batch) -> Elements:
         sums = batch.region_sums(squares=self.squared, over_batch=self.batch)
         seen = (sums.predicted + sums.target).sum(1, keepdim=True) > 0  # (N, 1)
-        weights = self.weights_of(batch.channels, batch.logits) * seen  # (N, C)
+        weights = self.weights_of(batch.channels, sums.predicted) * seen  # (N, C)
         if not self.include_background and batch.channels > 1:
             sums, weights = sums.without_background(), weights[:, 1:]
         above, below = self.ratio(sums)

@@ -18,4 +18,4 @@ def two_channels(batch: Batch) -> Batch:
         return batch
     logits = torch.cat([torch.zeros_like(batch.logits), batch.logits], 1)
     soft = None if batch.soft is None else torch.cat([1 - batch.soft, batch.soft], 1)
-    return replace(batch, logits=logits, soft=soft, sigmoid=False, _ready={})
+    return replace(batch, raw=logits, soft=soft, sigmoid=False, _ready={})

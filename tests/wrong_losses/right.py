@@ -147,7 +147,7 @@ class FromFeatures(CrossEntropy):
     def terms(self, batch: Batch) -> Tensor:
         layer = batch.extras["classifier_weight"].to(batch.logits.dtype)
         features = batch.extras["features"].to(batch.logits.dtype).flatten(2)
-        return super().terms(replace(batch, logits=layer @ features, _ready={}))
+        return super().terms(replace(batch, raw=layer @ features, _ready={}))
 
 
 class Dice(SegLoss):

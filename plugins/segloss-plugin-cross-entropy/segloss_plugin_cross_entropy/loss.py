@@ -81,13 +81,13 @@ class CrossEntropyLoss(SegLoss):
         """Values and mass, (N, P), or (N, C, P) for several sigmoids."""
         weight = batch.pixel_weight
         if plain:
-            mass = self.weights_of(max(batch.channels, 2), batch.logits)[batch.labels]
+            mass = self.weights_of(max(batch.channels, 2), weight)[batch.labels]
             values = batch.nll * mass
         elif batch.sigmoid:
             values, mass = self._sigmoid_terms(batch)
             weight = weight[:, None] if values.ndim == 3 else weight
         else:
-            class_weight = self.weights_of(batch.channels, batch.logits)
+            class_weight = self.weights_of(batch.channels, weight)
             values, mass = spread_nll(batch, self.label_smoothing, class_weight)
         return values * weight, mass * weight
 

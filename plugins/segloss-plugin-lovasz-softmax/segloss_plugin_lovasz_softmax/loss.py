@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from segloss_hub.nn import Batch, Common, Elements, SegLoss
+from segloss_hub.nn.binning import Bins
 from segloss_hub.nn.distributed import gathered_over_ranks, summed_over_ranks
 
 TINY = 1e-30  # of an error: the inverse is still a float32
@@ -247,21 +248,11 @@ class LovaszSoftmaxLoss(SegLoss):
         largest = errors.amax(-1, keepdim=True) if errors.shape[-1] else none
         if self._joins_ranks:
             largest = gathered_over_ranks(largest, 0)[0].amax(-1, keepdim=True)
-        largest = largest.clamp(min=TINY)
-        bins = ((largest - errors) * (self.bins / largest)).long().clamp_(0, self.bins - 1)
-        bins = bins.expand_as(foreground)
-        exact = _exact_dtype(foreground)
-        tables = torch.stack(
-            [
-                mass.new_zeros(*mass.shape[:-1], self.bins).scatter_add_(-1, bins, mass).double()
-                for mass in (foreground.to(exact), background.to(exact))
-            ]
-        )
+        bins = Bins(errors, largest.clamp(min=TINY), self.bins)
+        tables = bins.masses(foreground, background)
         tables = summed_over_ranks(tables) if self._joins_ranks else tables
-        of_foreground, of_background = (
-            each.to(errors.dtype).gather(-1, bins) for each in _shared_increments(*tables)
-        )
-        return of_foreground.mul_(foreground).add_(of_background.mul_(background))
+        shares = torch.stack(_shared_increments(*tables)).to(errors.dtype)
+        return bins.shared(foreground, background, shares)
 
 
 def _activated(logits: Tensor, scores: Scores) -> Tensor:
