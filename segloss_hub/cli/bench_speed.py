@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
+if TYPE_CHECKING:
+    from segloss_hub.bench.speed.report import Cells
+
+WIDTH = 160  # of the table, in letters
 SPATIAL = (2, 3)  # axes
 DEFAULT = ParameterSource.DEFAULT
 
@@ -105,7 +110,7 @@ def command(
 
     from segloss_hub.bench.speed.growth import SHAPES
     from segloss_hub.bench.speed.record import Settings
-    from segloss_hub.bench.speed.report import growth_table, summary
+    from segloss_hub.bench.speed.report import exponents, summary
     from segloss_hub.bench.speed.run import run
 
     settings = Settings.model_validate(
@@ -121,10 +126,20 @@ def command(
         }
     )
     record = run(settings, rounds, out, Console(stderr=True))
-    click.echo(growth_table(record) if fit else summary(record))
+    _print(exponents(record) if fit else summary(record))
     click.echo(f"\nEvery entry, and a picture, are in {out}/{settings.kind}.md and .png")
     failed = [row.name for row in record.rows if row.error]
     if failed:
         click.echo(f"segloss: could not be measured: {', '.join(dict.fromkeys(failed))}", err=True)
     if len(failed) == len(record.rows):
         raise click.exceptions.Exit(1)
+
+
+def _print(cells: Cells) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*cells.columns, box=None, pad_edge=False)
+    for row in cells.rows:
+        table.add_row(*row)
+    Console(width=WIDTH, markup=False, highlight=False).print(table)

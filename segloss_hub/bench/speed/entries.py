@@ -22,6 +22,7 @@ BY_STEPS = "published steps"
 PUBLISHED = "as published"
 BOTH = "cross-entropy + dice"
 OWN_MAPS = "{}, own maps"  # a loss that makes its distance maps on each call
+GIVEN_MAP = "region-wise, given map"
 # Their published codes have no right way to ignore pixels: all of their entries get none to ignore.
 UNIGNORING = (
     "active-boundary",
@@ -33,6 +34,7 @@ UNIGNORING = (
     "hausdorff, own maps",
     "inverseform",
     "region-wise",
+    "region-wise, given map",
     "region-wise, own maps",
 )
 
@@ -71,7 +73,7 @@ def _boundaries() -> list[Entry]:
     in_space = [
         _formula(OWN_MAPS.format("hausdorff"), PUBLISHED, own.hausdorff),
         _formula(OWN_MAPS.format("region-wise"), PUBLISHED, own.region_wise),
-        _formula("region-wise", "(softmax * maps).mean()", own.region_wise_given),
+        _formula(GIVEN_MAP, "(softmax * maps).mean()", own.region_wise_given),
     ]
     planar = [
         _formula("boundary-dou", PUBLISHED, own.boundary_dou),
@@ -94,7 +96,7 @@ def _hub() -> list[Entry]:
         _with_own_maps("boundary", idc=lambda classes: list(range(classes))),
         _with_own_maps("distance-penalized-ce"),
         _with_own_maps("region-wise"),
-        _ours("region-wise", map="given"),
+        _ours("region-wise", GIVEN_MAP, map="given"),
         _with_own_maps("hausdorff"),
         _ours("hausdorff", "hausdorff, erosions", variant="er", include_background=True),
         _ours("dice", compiled=True),

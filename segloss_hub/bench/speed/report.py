@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,13 @@ GROWTH_TEXT = (
     "Exponents of time as a power of the number of classes and of pixels, with standard errors. A "
     "part of the time that is constant makes them smaller."
 )
+
+
+class Cells(NamedTuple):
+    """A table as text."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,11 @@ def markdown(record: Record) -> str:
     """What was measured on, the comparison with others, and every entry."""
     parts = [conditions(record)]
     if record.settings.kind == "growth":
-        parts += ["## How time grows", GROWTH_TEXT, growth_table(record)]
+        parts += ["## How time grows", GROWTH_TEXT, table(*exponents(record))]
     else:
-        parts += ["## Ours to the fastest other", SUMMARY_TEXT, summary(record)]
+        parts += ["## Ours to the fastest other", SUMMARY_TEXT, table(*summary(record))]
         for shape in record.measured_shapes:
-            parts += [f"## Logits {written(shape)}", shape_table(record, shape)]
+            parts += [f"## Logits {written(shape)}", table(*measurements(record, shape))]
     return "\n\n".join(["# Speed", *parts]) + "\n"
 
 
@@ -101,30 +109,30 @@ def conditions(record: Record) -> str:
     return escape_markdown(f"{'. '.join(sentences)}.")
 
 
-def summary(record: Record) -> str:
+def summary(record: Record) -> Cells:
     """The time of the hub's defaults by that of the fastest other, by loss and shape."""
     shapes = record.measured_shapes
     found = {shape: comparisons(record.of_shape(shape)) for shape in shapes}
     losses = sorted({loss for by_loss in found.values() for loss in by_loss})
     rows = [[loss, *(_compared(found[shape].get(loss)) for shape in shapes)] for loss in losses]
-    return table(["loss", *map(written, shapes)], rows)
+    return Cells(["loss", *map(written, shapes)], rows)
 
 
-def shape_table(record: Record, shape: Shape) -> str:
+def measurements(record: Record, shape: Shape) -> Cells:
     """Every entry, the fastest first within a loss."""
     rows = record.of_shape(shape)
     rows.sort(key=lambda row: (row.loss, median(row.ratios or [float("inf")])))
-    return table([*COLUMNS, *MORE_COLUMNS], [_cells(row, record) for row in rows])
+    return Cells([*COLUMNS, *MORE_COLUMNS], [_cells(row, record) for row in rows])
 
 
-def growth_table(record: Record) -> str:
+def exponents(record: Record) -> Cells:
     """The exponents, the entries of one loss together."""
     rows = sorted(record.growth, key=lambda one: (one.loss, one.library != HUB, one.library))
-    cells = (
+    cells = [
         [*(row.loss, row.library, row.setting), *map(_exponent, (row.classes, row.pixels))]
         for row in rows
-    )
-    return table(GROWTH_COLUMNS, cells)
+    ]
+    return Cells(GROWTH_COLUMNS, cells)
 
 
 def written(shape: Shape) -> str:

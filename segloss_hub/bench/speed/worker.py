@@ -33,7 +33,7 @@ from segloss_hub.bench.speed.entry import Entry, Loss, Shape
 from segloss_hub.bench.speed.formulas import cross_entropy
 from segloss_hub.bench.speed.record import LONG, LONG_ROUNDS, Settings
 
-SHORT = 0.03  # seconds: what is faster is repeated until this has passed
+SHORT = 0.02  # seconds: what is faster is repeated until this has passed
 COMPILING = 300.0  # seconds that torch.compile may take beyond the limit
 
 Event = dict[str, Any]
@@ -119,7 +119,7 @@ class Bench:
 
 
 def timed(job: Job) -> Iterator[Event]:
-    """First calls, then rounds of all items in a new order each, next to cross-entropy."""
+    """First calls, then rounds."""
     bench = Bench(job)
     watches: dict[int, Stopwatch] = {}
     for index, item in enumerate(job.items):
@@ -129,9 +129,14 @@ def timed(job: Job) -> Iterator[Event]:
             yield {"item": index, "value": value if math.isfinite(value) else None}
         except Exception as error:  # a library may fail in any way, the others are measured
             yield {"item": index, "error": reason(error)}
-    units = {job.items[index].shape: bench.unit(job.items[index]) for index in watches}
+    yield from in_turns(bench, job.items, watches)
+
+
+def in_turns(bench: Bench, items: list[Item], watches: dict[int, Stopwatch]) -> Iterator[Event]:
+    """Rounds of all items, in a new order each, every one next to cross-entropy."""
+    units = {items[index].shape: bench.unit(items[index]) for index in watches}
+    left = {index: items[index].rounds for index in watches}
     copy = copying(bench.device)
-    left = {index: job.items[index].rounds for index in watches}
     for number in range(max(left.values(), default=0)):
         yield {"copy": 2 * COPIED / bench.instruments.elapsed(copy, 1)}
         order = [index for index in left if left[index] > 0]
@@ -139,13 +144,12 @@ def timed(job: Job) -> Iterator[Event]:
         for index in order:
             yield {"item": index, "began": True}
             try:
-                unit, seconds = units[job.items[index].shape](), watches[index]()
+                unit, seconds = units[items[index].shape](), watches[index]()
+                yield {"item": index, "seconds": seconds, "ratio": seconds / unit}
+                left[index] = min(left[index], LONG_ROUNDS if seconds > LONG else left[index]) - 1
             except Exception as error:
-                left[index] = 0
                 yield {"item": index, "error": reason(error)}
-                continue
-            left[index] = min(left[index], LONG_ROUNDS if seconds > LONG else left[index]) - 1
-            yield {"item": index, "seconds": seconds, "ratio": seconds / unit}
+                left[index] = 0
 
 
 def probed(job: Job) -> Iterator[Event]:
