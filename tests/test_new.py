@@ -321,7 +321,11 @@ from segloss_hub.scaffold.project import NewPlugin, write_project
 plugin = NewPlugin("my-pixel", "pixel", read_paper("arXiv:2404.03010"))
 write_project(plugin, Path({str(into)!r}), Path({str(template)!r}))
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # what starts in the background of a shell does not hear of Ctrl-C
     try:
         while not [*into.rglob("loss.py")]:  # written before the last one
             assert process.poll() is None
@@ -398,7 +402,7 @@ def test_in_a_checkout_it_goes_to_contrib_and_has_the_shape_of_the_plugins_there
 def test_a_strangers_plugin_gets_from_the_scaffold_into_the_list(
     segloss: Run, tmp_path: Path
 ) -> None:
-    paper = ("--paper", "arXiv:2404.03010", "--title", "A Stranger's Paper", "--author", "Ann Bee")
+    paper = ("--paper", "arXiv:2601.00001", "--title", "A Stranger's Paper", "--author", "Ann Bee")
     segloss("new", "stranger", "--level", "combined", *paper)
     project = tmp_path / "segloss-plugin-stranger"
 
@@ -412,7 +416,7 @@ def test_a_strangers_plugin_gets_from_the_scaffold_into_the_list(
     assert " passed" in tested and "there is no tests/oracle.yaml" in tested
 
     listed = succeed(*hub, "list", "--level", "combined", cwd=tmp_path)
-    assert "stranger\tcombined\t2024\tStranger Loss" in listed.splitlines()
+    assert "stranger\tcombined\t2026\tStranger Loss" in listed.splitlines()
 
     code = "from segloss_hub import create_loss; print(create_loss('0.5 * stranger + dice'))"
     assert "StrangerLoss" in succeed(python, "-c", code, cwd=tmp_path)
@@ -434,6 +438,6 @@ def test_a_strangers_plugin_gets_from_the_scaffold_into_the_list(
     succeed(*hub, "build", "--root", copy, cwd=tmp_path)
     section = (copy / "README.md").read_text("utf-8").split("### Combined level")[1].split("\n#")[0]
     (line,) = (line for line in section.splitlines() if "Stranger Loss" in line)
-    assert "(https://arxiv.org/abs/2404.03010)" in line and home in line
+    assert "(https://arxiv.org/abs/2601.00001)" in line and home in line
     assert "`pip install segloss-plugin-stranger`" in line
     assert "up to date" in succeed(*hub, "build", "--root", copy, cwd=tmp_path)
