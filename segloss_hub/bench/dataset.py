@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,6 @@ import numpy.typing as npt
 from mmengine.config import Config
 from mmengine.fileio import get as read_bytes
 from mmengine.registry import init_default_scope
-from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS
 
 import segloss_hub.mmseg  # noqa: F401  lets configs find what ships with the hub
@@ -23,6 +23,9 @@ from segloss_hub.configs import SCOPE, config_path
 from segloss_hub.discovery import default_hub
 from segloss_hub.errors import HubError, did_you_mean
 from segloss_hub.mmseg.train import check_images
+
+with redirect_stdout(None):  # where it tells of optional packages that are missing
+    from mmseg.datasets.transforms import LoadAnnotations
 
 LOADERS = ("train_dataloader", "val_dataloader")
 IGNORED = 255

@@ -55,10 +55,8 @@ def _trained(
     todo: dict[str, Trial], folder: Path, jobs: int, console: Console
 ) -> dict[str, Result]:
     iterations = sum(trial.iterations for trial in todo.values())
-    with (
-        TrainingProgress(len(todo), iterations, console) as progress,
-        ThreadPoolExecutor(jobs) as pool,
-    ):
+    with TrainingProgress(console) as progress, ThreadPoolExecutor(jobs) as pool:
+        progress.expect(len(todo), iterations)
         processes = _Processes(folder, progress)
         try:
             futures = {key: pool.submit(processes.run, key, todo[key]) for key in todo}
@@ -99,7 +97,7 @@ class _Processes:
                 when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 error=f"its process ended with exit code {process.exitcode}; see {place / LOG}",
             )
-        self._progress.say(_summary(result))
+        self._progress.say(f"{trial.label}: {result.summary}")
         return result
 
     def _start(self, there: Connection, trial: Trial, place: Path) -> BaseProcess:
@@ -158,13 +156,3 @@ def _work(there: Connection, trial: Trial, place: Path) -> None:
             there.send(run_trial(trial, place.parent, report=lambda *step: there.send(step)))
         except StorageError as error:
             there.send(error)
-
-
-def _summary(result: Result) -> str:
-    name = result.trial.label
-    if result.status == "failed":
-        return f"{name}: failed. {result.error}"
-    score = result.scores["mIoU"]
-    reached = "no mIoU" if score is None else f"mIoU {score:.1f} %"
-    end = "" if result.status == "finished" else f", {result.status}: {result.error}"
-    return f"{name}: {reached} in {result.seconds:.0f} s{end}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,12 +17,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from typing_extensions import Self
+
+MAX_ROWS = 12  # of trainings that are seen at a time, on a cluster
+SPEED_PERIOD = 600.0  # seconds; a training begins with some in which nothing is counted
 
 
 class TrainingProgress:
-    """Bars for `count` trainings of so many iterations in all; shown between enter and exit."""
+    """Bars for trainings, shown between enter and exit. All of it may be called from any thread."""
 
-    def __init__(self, count: int, iterations: int, console: Console) -> None:
+    def __init__(self, console: Console) -> None:
+        self._lock = Lock()
+        self._count = self._ended = self._iterations = 0
+        self._rows: list[TaskID] = []
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -31,52 +39,82 @@ class TrainingProgress:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            speed_estimate_period=600,  # a training begins with seconds in which nothing is counted
+            speed_estimate_period=SPEED_PERIOD,
         )
-        self._total = self._progress.add_task(
-            f"{count} trainings", total=iterations, state="iterations"
-        )
+        self._total = self._progress.add_task("", total=0, state="iterations", visible=False)
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        self._progress.console.print(escape(text), soft_wrap=True, highlight=False)
+
+    def expect(self, trainings: int, iterations: int) -> None:
+        """Count trainings that are to come, and the iterations of all of them together."""
+        with self._lock:
+            self._count += trainings
+            self._iterations += iterations
+            self._show_total()
+
     @contextmanager
     def training(self, name: str, iterations: int) -> Iterator[TrainingBar]:
         """A bar for one training, which goes when the block ends."""
-        bar = TrainingBar(self._progress, self._total, name, iterations)
+        bar = self.begin(name, iterations)
         try:
             yield bar
         finally:
             bar.close()
 
-    def say(self, text: str) -> None:
-        """A line above the bars."""
-        self._progress.console.print(escape(text), soft_wrap=True)
+    def begin(self, name: str, iterations: int, done: int = 0) -> TrainingBar:
+        """A bar for one training, `done` iterations of which an earlier one has done."""
+        with self._lock:
+            row = self._progress.add_task(
+                escape(name),
+                total=iterations,
+                completed=done,
+                state="starting",
+                visible=len(self._rows) < MAX_ROWS,
+            )
+            self._rows.append(row)
+        return TrainingBar(self, row, iterations, done)
+
+    def _move(self, row: TaskID, iteration: int, by: int, state: str) -> None:
+        self._progress.update(row, completed=iteration, state=state)
+        self._progress.advance(self._total, by)
+
+    def _end(self, row: TaskID, by: int) -> None:
+        with self._lock:
+            self._progress.remove_task(row)
+            self._rows.remove(row)
+            for shown in self._rows[:MAX_ROWS]:
+                self._progress.update(shown, visible=True)
+            self._progress.advance(self._total, by)
+            self._ended += 1
+            self._show_total()
+
+    def _show_total(self) -> None:
+        text = f"{self._ended} of {self._count} trainings"
+        self._progress.update(self._total, description=text, total=self._iterations, visible=True)
 
 
 class TrainingBar:
     """The bar of one training, which moves that of all."""
 
-    def __init__(self, progress: Progress, total: TaskID, name: str, iterations: int) -> None:
-        self._progress, self._total, self._iterations = progress, total, iterations
-        self._task = progress.add_task(escape(name), total=iterations, state="starting")
-        self._done = 0
+    def __init__(self, progress: TrainingProgress, row: TaskID, iterations: int, done: int) -> None:
+        self._progress, self._row = progress, row
+        self._iterations, self._done = iterations, done
 
     def reach(self, iteration: int, loss: float | None) -> None:
         """Show that so many iterations are done, and the loss of the last one."""
         state = "loss is not finite" if loss is None else f"loss {loss:.3f}"
-        self._progress.update(self._task, completed=iteration, state=state)
-        self._move(iteration)
+        self._progress._move(self._row, iteration, iteration - self._done, state)
+        self._done = iteration
 
     def close(self) -> None:
         """Take it away; what was not trained will not be."""
-        self._progress.remove_task(self._task)
-        self._move(self._iterations)
-
-    def _move(self, iteration: int) -> None:
-        self._progress.advance(self._total, iteration - self._done)
-        self._done = iteration
+        self._progress._end(self._row, self._iterations - self._done)

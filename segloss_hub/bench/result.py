@@ -62,6 +62,17 @@ class Result(BaseModel):
     versions: dict[str, str] = {}
     error: str | None = None
 
+    @property
+    def summary(self) -> str:
+        """What came of it, for people."""
+        if self.status == "failed":
+            return f"failed. {self.error}"
+        metric = METRICS[0]
+        score = self.scores.get(metric)
+        reached = f"no {metric}" if score is None else f"{metric} {score:.1f} %"
+        end = f", {self.status}: {self.error}" if self.status == "diverged" else ""
+        return f"{reached} in {self.seconds:.0f} s{end}"
+
     @model_validator(mode="before")
     @classmethod
     def _is_not_from_the_future(cls, fields: Any) -> Any:

@@ -80,10 +80,8 @@ def train_all(
 
     An exception here, such as that of Ctrl-C, ends the processes before it goes on.
     """
-    with (
-        TrainingProgress(len(runs), len(runs) * iterations, console) as progress,
-        ThreadPoolExecutor(jobs) as pool,
-    ):
+    with TrainingProgress(console) as progress, ThreadPoolExecutor(jobs) as pool:
+        progress.expect(len(runs), len(runs) * iterations)
         trainings = _Trainings(iterations, progress)
         try:
             futures = [pool.submit(trainings.run, run) for run in runs]

@@ -13,7 +13,7 @@ from segloss_hub.errors import HubError
 
 COMMANDS = (
     *("list", "show", "cite", "doctor", "check", "train", "demo", "lens"),
-    *("bench", "new", "registry", "build", "datasets"),
+    *("bench", "sweep", "new", "registry", "build", "datasets"),
 )
 
 

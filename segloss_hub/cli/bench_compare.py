@@ -30,7 +30,7 @@ BASELINE = "cross-entropy"
 )
 @click.option("--who", metavar="HANDLE", help="Who has trained; goes with --publish.")
 def command(source: Path, baseline: str, out: Path, publish: Path | None, who: str | None) -> None:
-    """Compare the losses whose results are in SOURCE: a folder of trainings, or a store.
+    """Compare the losses whose results are in SOURCE: a folder of trainings, or a sweep's store.
 
     Writes tables, data and pictures: differences to the baseline with their intervals, tests and
     ranks where the trainings are many enough to tell anything.
@@ -44,7 +44,10 @@ def command(source: Path, baseline: str, out: Path, publish: Path | None, who: s
 
     results = read_results(source)
     if not results:
-        raise HubError(f"{source} has no results of trainings; `segloss bench accuracy` makes some")
+        raise HubError(
+            f"{source} has no results of trainings; `segloss bench accuracy` and `segloss sweep` "
+            "make some"
+        )
     text, *others = write_comparison(compare(results, baseline), out)
     click.echo(text.read_text(encoding="utf-8"))
     click.echo(f"{len(others)} more files are in {out}/")
