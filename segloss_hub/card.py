@@ -241,6 +241,9 @@ class LossCard(_Record):
         max_length=30,
         description="those of the inputs without which it cannot be computed",
     )
+    trained_as: Expression | None = Field(
+        default=None, description="the sum of losses that its paper trains, if not the loss alone"
+    )
     relations: Annotated[tuple[Relation, ...], Field(max_length=30)] = ()
     limits: tuple[Line, ...] = Field(
         default=(), max_length=30, description="known pitfalls, one sentence each"
@@ -278,6 +281,13 @@ class LossCard(_Record):
         missing = [name for name in self.needs if name not in self.inputs]
         if missing:
             raise ValueError(f"needs {', '.join(missing)}, which inputs does not name")
+        return self
+
+    @model_validator(mode="after")
+    def _is_trained(self) -> Self:
+        names = [term.name for term in parse_expression(self.trained_as or self.name)]
+        if not {self.name, *self.aliases} & set(names):
+            raise ValueError(f"trained_as has no {self.name!r} among its terms: {self.trained_as}")
         return self
 
     @property

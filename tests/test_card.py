@@ -39,6 +39,7 @@ def test_a_card_is_frozen() -> None:
         ({"formula": "\x1b[31m"}, "one line"),
         ({"implementation": "no class"}, "implementation"),
         ({"schema_version": 2}, "upgrade"),
+        ({"trained_as": "focal + 2 * jaccard"}, "no 'dice' among its terms"),
         ({"code": {"url": "file:///etc/passwd"}}, "http"),
     ],
 )

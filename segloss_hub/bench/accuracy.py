@@ -9,15 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segloss_hub.bench.combinations import as_trained
 from segloss_hub.bench.compare import ComparisonError, compare
 from segloss_hub.bench.compare_text import write_comparison
 from segloss_hub.bench.dataset import open_dataset
 from segloss_hub.bench.local import run_trials
 from segloss_hub.bench.result import Result
-from segloss_hub.bench.trial import Trial
+from segloss_hub.bench.trial import Trial, all_losses
 from segloss_hub.card import Stress
-from segloss_hub.discovery import create_loss, list_losses
+from segloss_hub.discovery import create_loss
 
 ALL = "all"
 TRIALS = "trials"  # the folder with the results of single trainings
@@ -54,7 +53,7 @@ def grid(
     expressions = [
         expression
         for loss in (*losses, baseline)
-        for expression in (map(as_trained, list_losses()) if loss == ALL else [loss])
+        for expression in (all_losses() if loss == ALL else [loss])
     ]
     for expression in dict.fromkeys(expressions):
         create_loss(expression)

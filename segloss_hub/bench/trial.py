@@ -11,10 +11,10 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segloss_hub.card import LossCard, Stress
-from segloss_hub.discovery import default_hub, get_card
+from segloss_hub.discovery import default_hub, get_card, list_losses
 from segloss_hub.expression import Term, parse_expression
 
-__all__ = ["MIN_ITERATIONS", "STRESSES", "Stress", "Trial"]
+__all__ = ["MIN_ITERATIONS", "STRESSES", "Stress", "Trial", "all_losses"]
 
 STRESSES: tuple[Stress, ...] = get_args(Stress)
 
@@ -95,6 +95,11 @@ class Trial(BaseModel):
 
     def _cards(self) -> list[LossCard]:
         return [get_card(term.name) for term in self._terms()]
+
+
+def all_losses() -> list[str]:
+    """Every installed loss, in the sum that its paper trains."""
+    return [get_card(name).trained_as or name for name in list_losses()]
 
 
 def _version_of_mmseg() -> str:

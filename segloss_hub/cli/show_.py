@@ -67,6 +67,7 @@ def _facts(card: LossCard) -> list[tuple[str, str]]:
         ("good for", ", ".join(card.good_for)),
         ("supports", ", ".join(sorted(card.supports))),
         ("needs", ", ".join(card.needs)),
+        ("trained as", card.trained_as or ""),
         ("takes too", ", ".join(name for name in card.inputs if name not in card.needs)),
         ("related", "; ".join(f"{r.kind} {r.loss} {r.note or ''}".strip() for r in card.relations)),
         ("aliases", ", ".join(card.aliases)),

@@ -51,6 +51,7 @@ CARD = LossCard(
     capabilities=Capabilities(
         multilabel=True, arrangement="spatial", classes_alike=False, one_channel_is_two=True
     ),
+    trained_as="cross-entropy + dice + skeleton-recall",
     relations=(
         Relation(
             kind="related-to", loss="dice", note="trained as cross-entropy + dice + skeleton-recall"

@@ -54,6 +54,7 @@ CARD = LossCard(
         non_monotone=True,
         one_channel_is_two=True,
     ),
+    trained_as="cross-entropy + lovasz-softmax + active-boundary",
     relations=(
         Relation(kind="related-to", loss="boundary", note="which takes distances as costs"),
         Relation(kind="related-to", loss="lovasz-softmax", note="trained beside it, as is CE"),

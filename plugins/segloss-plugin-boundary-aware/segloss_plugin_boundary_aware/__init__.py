@@ -32,6 +32,7 @@ CARD = LossCard(
     implementation="segloss_plugin_boundary_aware.loss:BoundaryAwareLoss",
     capabilities=Capabilities(multilabel=True, arrangement="spatial", one_channel_is_two=True),
     inputs=("features",),
+    trained_as="cross-entropy + boundary-aware",
     relations=(
         Relation(
             kind="related-to",

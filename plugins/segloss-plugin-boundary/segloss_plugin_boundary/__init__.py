@@ -41,6 +41,7 @@ CARD = LossCard(
         multilabel=True, may_be_negative=True, arrangement="spatial", one_channel_is_two=True
     ),
     inputs=("distance_map",),
+    trained_as="dice + boundary",
     relations=(
         Relation(
             kind="special-case-of",

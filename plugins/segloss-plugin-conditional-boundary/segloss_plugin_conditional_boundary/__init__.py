@@ -45,6 +45,7 @@ CARD = LossCard(
     capabilities=Capabilities(arrangement="spatial", non_monotone=True),
     inputs=("features", "classifier_weight", "classifier_bias", "boundary_target"),
     needs=("features", "classifier_weight"),
+    trained_as="cross-entropy + conditional-boundary",
     relations=(
         Relation(kind="related-to", loss="cross-entropy", note="trained beside it"),
         Relation(kind="related-to", loss="active-boundary", note="which moves boundaries instead"),

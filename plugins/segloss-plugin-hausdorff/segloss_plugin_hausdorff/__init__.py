@@ -46,6 +46,7 @@ CARD = LossCard(
         one_channel_is_two=True,
     ),
     inputs=("distance_map",),
+    trained_as="dice + 0.002 * hausdorff",
     relations=(
         Relation(kind="related-to", loss="dice", note="the paper trains the two together"),
         Relation(kind="related-to", loss="boundary", note="signed distances, linear in p"),

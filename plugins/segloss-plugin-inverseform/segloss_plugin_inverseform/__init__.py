@@ -41,6 +41,7 @@ CARD = LossCard(
         one_channel_is_two=True,
     ),
     inputs=("boundary_logits", "boundary_target"),
+    trained_as="cross-entropy + 0.3 * inverseform",
     relations=(
         Relation(kind="related-to", loss="cross-entropy", note="trained beside it, weight 0.3"),
     ),

@@ -33,6 +33,7 @@ CARD = LossCard(
     },
     implementation="segloss_plugin_lovasz_softmax.loss:LovaszSoftmaxLoss",
     capabilities=Capabilities(multilabel=True, soft_labels=True, arrangement="sums"),
+    trained_as="cross-entropy + lovasz-softmax",
     relations=(
         Relation(
             kind="related-to",

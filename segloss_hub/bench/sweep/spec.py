@@ -1,6 +1,6 @@
 """The file that says what a sweep trains: SPEC.yaml.
 
-    losses: [cross-entropy, cross-entropy + dice, focal]     # or all: the installed ones
+    losses: [cross-entropy, cross-entropy + dice, focal]     # or all: in the sums of their papers
     datasets: [nuclei]
     seeds: 3                                # so many, or a list
     iterations: 160
@@ -32,8 +32,8 @@ from typing_extensions import Self
 
 from segloss_hub.bench.result import METRICS
 from segloss_hub.bench.sweep.rungs import Rungs
-from segloss_hub.bench.trial import MIN_ITERATIONS, STRESSES, Stress, Trial
-from segloss_hub.discovery import create_loss, get_card, list_losses
+from segloss_hub.bench.trial import MIN_ITERATIONS, STRESSES, Stress, Trial, all_losses
+from segloss_hub.discovery import create_loss, get_card
 from segloss_hub.errors import HubError, did_you_mean
 from segloss_hub.expression import parse_expression
 from segloss_hub.untrusted import Location, fault_lines, limited_text, load_yaml
@@ -193,7 +193,7 @@ def _fields(location: Location) -> Collection[str]:
 
 
 def _named(loss: str) -> list[str]:
-    return list_losses() if loss == "all" else [loss]
+    return all_losses() if loss == "all" else [loss]
 
 
 def _terms(loss: str) -> list[str]:
