@@ -76,7 +76,8 @@ def implementation(card: LossCard) -> type[SegLoss]:
 def by_card(hub: Hub, what: str, given: Mapping[str, T], cards: Sequence[LossCard]) -> dict[str, T]:
     """What is given by a loss's name or alias, by the name on its card.
 
-    Raises `UnknownParameterError` for what is no term of the expression, or no dictionary.
+    Raises `UnknownParameterError` for what is no term of the expression, or no dictionary, and
+    `ParameterError` for a loss that is given by two of its names.
     """
     names = [card.name for card in cards]
     if not isinstance(given, Mapping):
@@ -91,6 +92,8 @@ def by_card(hub: Hub, what: str, given: Mapping[str, T], cards: Sequence[LossCar
             raise UnknownParameterError(
                 f"{what} has {key!r}, no term of the expression. {did_you_mean(key, names)}"
             )
+        if name in own:
+            raise ParameterError(f"{what} has {name!r} twice, once as {key!r}: give it once")
         own[name] = value
     return own
 

@@ -148,6 +148,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"weights": {"dicee": linear(0, 1)}}, "Did you mean 'dice'"),
     ({"weights": {"topk": linear(0, 1)}}, "no term of the expression"),
+    ({"weights": {"dice": 1.0, "gdl": 2.0}}, "weights has 'dice' twice, once as 'gdl'"),
     ({"weights": {"dice": linear(0, -1)}}, "weight of 'dice' is a finite number from 0"),
     ({"params": {"focal": {"gama": linear(0, 1)}}}, "Did you mean 'gamma'"),
     ({"params": {"focal": {"gamma": linear(0, -1)}}}, "gamma=-1.0 is not valid: .*or equal to 0"),

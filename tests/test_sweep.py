@@ -281,6 +281,14 @@ def test_halving_goes_on_from_the_checkpoints_of_the_best(tmp_path: Path, schedu
     assert again == outcome
 
 
+def test_what_halving_has_decided_it_decides_again(tmp_path: Path, scheduler: str) -> None:
+    trials = [trial.model_copy(update={"loss": f"loss-{trial.seed}"}) for trial in grid(24)]
+    rungs = Rungs("mIoU", factor=2, first=4)
+    outcome = sweep(trials, tmp_path, units.wavering, scheduler, rungs=rungs)
+    again = sweep(trials, tmp_path, units.failing, "tcp://127.0.0.1:1", rungs=rungs)
+    assert again == outcome
+
+
 def test_the_dashboard_is_there() -> None:
     with local_cluster([], 1) as cluster, urlopen(cluster.dashboard_link) as page:
         assert b"Dask" in page.read()

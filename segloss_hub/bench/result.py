@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from segloss_hub.bench.trial import Trial
 from segloss_hub.card import Metric
@@ -18,6 +18,13 @@ SCHEMA_VERSION: Literal[1] = 1
 Status = Literal["finished", "diverged", "failed"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 LOWER_IS_BETTER: tuple[Metric, ...] = ("HD95", "ECE")
+
+
+def _encodable(text: Any) -> Any:
+    """File names that are no UTF-8 come into messages as what no file can hold."""
+    if not isinstance(text, str):
+        return text
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class ResultError(HubError, ValueError):
@@ -60,7 +67,7 @@ class Result(BaseModel):
         default_factory=dict, description="what kind of machine, not which"
     )
     versions: dict[str, str] = {}
-    error: str | None = None
+    error: Annotated[str, BeforeValidator(_encodable)] | None = None
 
     @property
     def summary(self) -> str:
@@ -94,7 +101,7 @@ class Result(BaseModel):
             raise NewerSchemaError(f"{path}: {error}") from error
         except (ValidationError, UnicodeDecodeError) as error:
             raise ResultError(
-                f"{path} is no result of a trial: {_first_line(error)}; delete it to train anew"
+                f"{path} is no result of a trial: {first_line(error)}; delete it to train anew"
             ) from error
 
     def write(self, path: Path) -> None:
@@ -102,7 +109,8 @@ class Result(BaseModel):
         atomic_write(path, self.model_dump_json(indent=1) + "\n")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What is wrong with a record, and where; of several faults the first."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from typing_extensions import Self
 
-from segloss_hub.bench.result import NewerSchemaError, Result
+from segloss_hub.bench.result import NewerSchemaError, Result, first_line
 from segloss_hub.bench.trial import Trial
 from segloss_hub.errors import HubError, did_you_mean
 
@@ -155,7 +155,10 @@ class Store:
         except NewerSchemaError as error:
             raise NewerSchemaError(f"{self.path}: {error}") from error
         except ValidationError as error:
-            raise StoreError(f"{self.path} has a damaged result: {error}") from error
+            raise StoreError(
+                f"{self.path} has a damaged result: {first_line(error)}. Name another file: what a "
+                "sweep has left in its folder is taken up again"
+            ) from error
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -64,7 +64,7 @@ CARD = LossCard(
         Claim(
             text="It copes with few foreground and many background voxels without class weights, "
             "where a likelihood of single voxels needs them.",
-            source="abstract",
+            source="abstract, and section 3",
             metric="Dice",
             direction="higher",
             versus="cross-entropy",

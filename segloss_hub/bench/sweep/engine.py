@@ -121,10 +121,10 @@ def _unknown(plan: Plan, store: Store) -> list[Task]:
 
 
 def _known(store: Store, task: Task) -> Result | None:
-    whole = store.get(task.key)
-    if whole is not None and whole.status != "failed":
-        return whole
-    return None if task.is_whole else store.get_rung(task.key, task.until)
+    """What is kept of it; of a rung what was seen there, by which it was decided."""
+    rung = None if task.is_whole else store.get_rung(task.key, task.until)
+    whole = rung or store.get(task.key)
+    return None if whole is None or whole.status == "failed" else whole
 
 
 class _Sweep:

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from math import isfinite
 from statistics import fmean
 
 import optuna
@@ -70,7 +71,7 @@ class _Race:
 
     def ended(self, task: Task, result: Result) -> list[Task]:
         score = result.scores.get(self._metric) if result.status == "finished" else None
-        self._scores[task.rung, task.key] = NAN if score is None else score
+        self._scores[task.rung, task.key] = score if score is not None and isfinite(score) else NAN
         return [following for rung in range(len(self._turns)) for following in self._decided(rung)]
 
     def _decided(self, rung: int) -> Iterator[Task]:

@@ -60,7 +60,7 @@ def _counted(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         if not 1 <= value <= MAX_SEEDS:
             raise ValueError(f"expected 1 to {MAX_SEEDS:,} seeds, or a list of them")
-        return range(value)
+        return tuple(range(value))
     return value
 
 
@@ -80,8 +80,9 @@ def _one_of(kind: str, choices: Collection[str]) -> BeforeValidator:
 
 
 Listed = Annotated[tuple[T, ...], BeforeValidator(_listed), AfterValidator(_some)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Severity = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Severity = Annotated[float, Field(ge=0, le=1, strict=True)]
 Axis = Annotated[Stress, _one_of("stress axis", STRESSES)]
 Metric = Annotated[str, _one_of("metric", METRICS)]
 
@@ -94,8 +95,8 @@ class HalvingSpec(_Part):
     """Which trials go on after `first` iterations, `factor` times as many, and so on."""
 
     metric: Metric = "mIoU"
-    factor: Annotated[int, Field(ge=2, le=100)] = 3
-    first: Annotated[int, Field(ge=1)] | None = None
+    factor: Annotated[int, Field(ge=2, le=100, strict=True)] = 3
+    first: Count | None = None
 
 
 class Spec(_Part):
@@ -104,7 +105,7 @@ class Spec(_Part):
     losses: Listed[str]
     datasets: Listed[str]
     seeds: Annotated[Listed[Seed], BeforeValidator(_counted)] = (0,)
-    iterations: Annotated[int, Field(ge=MIN_ITERATIONS)] = 160
+    iterations: Annotated[int, Field(ge=MIN_ITERATIONS, strict=True)] = 160
     params: dict[str, dict[str, Listed[Any]]] = {}
     stress: dict[Axis, Listed[Severity]] = {}
     halving: HalvingSpec | None = None
@@ -154,7 +155,7 @@ class Spec(_Part):
     def rungs(self) -> Rungs:
         """How halving goes, by default where nothing is said."""
         halving = self.halving or HalvingSpec()
-        first = halving.first or max(1, self.iterations // halving.factor**2)
+        first = halving.first or -(-self.iterations // halving.factor**2)
         return Rungs(halving.metric, halving.factor, first)
 
     def _grid(self, loss: str) -> Grid:
