@@ -13,6 +13,7 @@ from segloss_hub.bench.compare import ComparisonError, compare
 from segloss_hub.bench.compare_text import write_comparison
 from segloss_hub.bench.dataset import open_dataset
 from segloss_hub.bench.local import run_trials
+from segloss_hub.bench.progress import tracked
 from segloss_hub.bench.result import Result
 from segloss_hub.bench.trial import Trial, all_losses
 from segloss_hub.card import Stress
@@ -85,7 +86,9 @@ def bench_accuracy(
         open_dataset(dataset)
     results = run_trials(trials, out / TRIALS, jobs, console)
     try:
-        return Accuracy(results, write_comparison(compare(results, baseline), out))
+        track = tracked(console)
+        comparison = compare(results, baseline, track=track)
+        return Accuracy(results, write_comparison(comparison, out, track))
     except ComparisonError:
         if any(result.status != "failed" for result in results):
             raise

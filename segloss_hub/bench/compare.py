@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from segloss_hub.bench import statistics
+from segloss_hub.bench.progress import Track, untracked
 from segloss_hub.bench.result import LOWER_IS_BETTER, METRICS, Result
 from segloss_hub.bench.statistics import Array, Interval, MeanRanks, SignedRank
 from segloss_hub.bench.trial import Trial
@@ -106,7 +107,10 @@ class Comparison:
 
 
 def compare(
-    results: Iterable[Result], baseline: str, metrics: Sequence[str] = METRICS
+    results: Iterable[Result],
+    baseline: str,
+    metrics: Sequence[str] = METRICS,
+    track: Track = untracked,
 ) -> Comparison:
     """Compare all losses among the results with the loss called `baseline`.
 
@@ -118,12 +122,13 @@ def compare(
     scored = [result for result in given if result.status != "failed"]
     groups = _grouped(_newest(scored))
     _check(groups, baseline)
-    tables = [
-        _table(setting, metric, losses, baseline)
+    asked = [
+        (setting, metric, losses)
         for setting, losses in groups.items()
         for metric in metrics
         if any(metric in result.scores for result in _all(losses))
     ]
+    tables = [_table(*each, baseline) for each in track(asked, "comparing")]
     overall = [
         _overall(condition, metric, groups, baseline)
         for condition in dict.fromkeys(setting.condition for setting in groups)

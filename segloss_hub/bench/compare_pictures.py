@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from segloss_hub.bench.compare import Comparison, Condition, Overall, Setting, Table
 from segloss_hub.bench.compare_text import metric_label, verdict
+from segloss_hub.bench.progress import Track
 from segloss_hub.bench.statistics import Interval, MeanRanks
 from segloss_hub.files import replacing
 
@@ -26,7 +27,7 @@ LINES = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000
 STYLES = ("-", "--", ":", "-.")
 
 
-def draw_all(comparison: Comparison, folder: Path) -> list[Path]:
+def draw_all(comparison: Comparison, folder: Path, track: Track) -> list[Path]:
     """One picture of differences per setting, one of ranks where there are any, one of scores
     against severity per stress; the paths."""
     figures: dict[str, Figure] = {}
@@ -38,7 +39,10 @@ def draw_all(comparison: Comparison, folder: Path) -> list[Path]:
     for setting, by_metric in _under_stress(comparison.tables):
         name = f"{setting.dataset} {setting.condition.iterations} {setting.condition.stress}"
         figures[f"severity {name}"] = severities(setting, by_metric)
-    return [_saved(figure, folder / f"{_slug(name)}.png") for name, figure in figures.items()]
+    return [
+        _saved(figures[name], folder / f"{_slug(name)}.png")
+        for name in track(list(figures), "drawing")
+    ]
 
 
 def differences(tables: Sequence[Table], baseline: str) -> Figure:

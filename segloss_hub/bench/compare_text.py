@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from segloss_hub.bench.compare import Comparison, Overall, Row, Setting, Table
+from segloss_hub.bench.progress import Track, untracked
 from segloss_hub.bench.result import LOWER_IS_BETTER
 from segloss_hub.bench.statistics import LEVEL, Interval, MeanRanks
 from segloss_hub.bench.wording import NONE, difference_text, place_text
@@ -19,7 +20,7 @@ UNITS = {"HD95": "pixels"}  # the other metrics are shares, in percent
 DIGITS = 2
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+def write_comparison(comparison: Comparison, folder: Path, track: Track = untracked) -> list[Path]:
     """Write comparison.md, comparison.json and the pictures into `folder`; the paths, text first.
 
     Every file is written whole or left as it was.
@@ -28,7 +29,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     text, data = folder / "comparison.md", folder / "comparison.json"
-    pictures = draw_all(comparison, folder)
+    pictures = draw_all(comparison, folder, track)
     atomic_write(data, json.dumps(comparison.as_dict(), indent=1) + "\n")
     atomic_write(text, to_markdown(comparison, [path.name for path in pictures]))
     return [text, data, *pictures]

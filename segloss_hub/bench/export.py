@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from segloss_hub.bench.compare import Comparison, Setting, Table, compare, loss_name, setting_of
+from segloss_hub.bench.compare import Comparison, Setting, Table, loss_name, setting_of
 from segloss_hub.bench.compare import Row as Compared
 from segloss_hub.bench.result import Result
 from segloss_hub.bench.results_file import Board, Bounds, ResultsFile, Row, Score
@@ -35,14 +35,14 @@ def read_results(source: Path) -> list[Result]:
 
 
 def export_results(
-    results: Iterable[Result], path: Path, *, who: str, baseline: str = "cross-entropy"
+    results: Iterable[Result], comparison: Comparison, path: Path, *, who: str
 ) -> ResultsFile:
     """Write the file `path`, for the folder `results` of the repository, and return what it says.
 
-    Raises `ExportError` for a data set that only this machine knows, and what `compare` raises.
+    `comparison` is that of the `results`. Raises `ExportError` for a data set that only this
+    machine knows.
     """
     given = [result for result in results if result.status != "failed"]
-    comparison = compare(given, baseline)
     file = ResultsFile(
         who=who,
         when=max(result.when for result in given),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,8 +17,11 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    track,
 )
 from typing_extensions import Self
+
+T = TypeVar("T")
 
 MAX_ROWS = 12  # of trainings that are seen at a time, on a cluster
 SPEED_PERIOD = 600.0  # seconds; a training begins with some in which nothing is counted
@@ -118,3 +122,23 @@ class TrainingBar:
     def close(self) -> None:
         """Take it away; what was not trained will not be."""
         self._progress._end(self._row, self._iterations - self._done)
+
+
+class Track(Protocol):
+    """Goes through items, and may show how many there are still."""
+
+    def __call__(self, items: Sequence[T], description: str) -> Iterable[T]: ...
+
+
+def untracked(items: Sequence[T], description: str) -> Iterable[T]:
+    """Shows nothing."""
+    return items
+
+
+def tracked(console: Console) -> Track:
+    """Shows a bar with the time left, which goes with the last item."""
+
+    def go_through(items: Sequence[T], description: str) -> Iterable[T]:
+        return track(items, description, console=console, transient=True)
+
+    return go_through

@@ -38,9 +38,12 @@ def command(source: Path, baseline: str, out: Path, publish: Path | None, who: s
     if bool(publish) != bool(who):
         raise click.UsageError("--publish FILE and --who HANDLE go together")
     with needs_mmsegmentation():
+        from rich.console import Console
+
         from segloss_hub.bench.compare import compare
         from segloss_hub.bench.compare_text import write_comparison
         from segloss_hub.bench.export import export_results, read_results
+        from segloss_hub.bench.progress import tracked
 
     results = read_results(source)
     if not results:
@@ -48,9 +51,11 @@ def command(source: Path, baseline: str, out: Path, publish: Path | None, who: s
             f"{source} has no results of trainings; `segloss bench accuracy` and `segloss sweep` "
             "make some"
         )
-    text, *others = write_comparison(compare(results, baseline), out)
+    track = tracked(Console(stderr=True))
+    comparison = compare(results, baseline, track=track)
+    text, *others = write_comparison(comparison, out, track)
     click.echo(text.read_text(encoding="utf-8"))
     click.echo(f"{len(others)} more files are in {out}/")
     if publish and who:
-        export_results(results, publish, who=who, baseline=baseline)
+        export_results(results, comparison, publish, who=who)
         click.echo(f"{publish} written; now run `segloss build`")
