@@ -1,5 +1,6 @@
 """Imported before processes that train are copied from one: whatever each would do at first."""
 
+import atexit
 import gc
 
 import torch
@@ -10,3 +11,4 @@ from segloss_hub.nn.kernels import kernels_for
 
 kernels_for(torch.zeros(1))  # compiles, or loads what is compiled
 gc.freeze()  # MMEngine looks for garbage whenever it opens a data set: not among all of this
+atexit.register(gc.unfreeze)  # what is never freed, Triton tells of at length
