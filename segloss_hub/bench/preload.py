@@ -2,6 +2,10 @@
 
 import atexit
 import gc
+import os
+
+# Asking CUDA itself whether it is there would keep it from starting in the copies.
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 import torch
 import torch._dynamo  # which optimisers import
