@@ -30,6 +30,8 @@ SETTINGS = {
     # A process that dies is started again; this much later, one that starts would be given up.
     "distributed.deploy.lost-worker-timeout": "1 day",
     "distributed.worker.daemon": False,  # a data loader may have processes of its own
+    "distributed.worker.profile.enabled": False,  # it looks at a training a hundred times a second
+    "distributed.comm.timeouts.tcp": "5 minutes",  # many trainings keep a process from answering
 }
 
 

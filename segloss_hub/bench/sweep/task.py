@@ -19,7 +19,7 @@ from segloss_hub.bench.unit import Report
 from segloss_hub.errors import HubError
 
 PROGRESS = "segloss-progress"  # the topic of what workers report
-REPORT_INTERVAL = 0.5  # seconds
+REPORT_INTERVAL = 2.0  # seconds; from a hundred workers, more often would keep the driver busy
 LOCK_POLL = 1.0  # seconds
 LOG = "worker.log"
 
