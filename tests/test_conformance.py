@@ -125,10 +125,10 @@ def test_an_expected_failure_that_passes_is_a_failure() -> None:
     assert "as published" in message and "remove" in message
 
 
-def test_without_a_compiler_compiling_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "COMPILERS", ())
-    outcome = run_check(RIGHT[0], scale.check_compiled_is_eager)
-    assert outcome.status == "skipped" and "compiler" in outcome.message
+def test_where_processes_cannot_talk_two_ranks_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_gloo_available", lambda: False)
+    outcome = run_check(RIGHT[0], scale.check_two_ranks_are_one)
+    assert outcome.status == "skipped" and "gloo" in outcome.message
 
 
 # The three faces
@@ -148,18 +148,18 @@ def test_a_case_fails_skips_or_is_expected_to_fail(monkeypatch: pytest.MonkeyPat
     excused = subject_of(CompanionDice, expected_failures={check.name: "as published"})
     with pytest.raises(pytest.xfail.Exception, match="as published"):
         ConformanceCase(excused, check).check()
-    monkeypatch.setattr(scale, "COMPILERS", ())
-    with pytest.raises(pytest.skip.Exception, match="compiler"):
-        ConformanceCase(RIGHT[0], scale.check_compiled_is_eager).check()
+    monkeypatch.setattr("torch.distributed.is_gloo_available", lambda: False)
+    with pytest.raises(pytest.skip.Exception, match="gloo"):
+        ConformanceCase(RIGHT[0], scale.check_two_ranks_are_one).check()
     ConformanceCase(RIGHT[0], check).check()
 
 
 def test_check_all_installed_losses() -> None:
-    """In a process that sees three plugins; each plugin's own tests hold it to the same checks."""
+    """In a process that sees two plugins; each plugin's own tests hold it to the same checks."""
     script = """
 import importlib.metadata as metadata, sys
 every = metadata.entry_points
-seen = "boundary", "cross-entropy", "dice"
+seen = "cross-entropy", "dice"
 metadata.entry_points = lambda **wanted: (
     metadata.EntryPoints(p for p in every(**wanted) if p.name in seen)
     if wanted.get("group") == "segloss_hub"
@@ -176,7 +176,7 @@ main()
     failed = [c for r in reports.values() for c in r["checks"] if c["status"] == "failed"]
     assert not failed
     assert done.returncode == 0
-    assert {"cross-entropy", "dice", "boundary"} == set(reports)
+    assert {"cross-entropy", "dice"} == set(reports)
     figures = reports["dice"]["figures"]
     assert figures["float16 512x512"]["value_error"] < 1e-5
     assert figures["time"]["against_cross_entropy"] > 0

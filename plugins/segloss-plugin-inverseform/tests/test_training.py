@@ -71,7 +71,7 @@ def test_one_seed_gives_one_network() -> None:
 
 def test_training_lowers_the_error() -> None:
     pairs = random_pairs(BATCH, torch.Generator().manual_seed(77))
-    assert error(train(0, 24), pairs) < 0.9 * error(train(0, 1), pairs)
+    assert error(train(0, 48), pairs) < 0.9 * error(train(0, 1), pairs)
 
 
 def test_commands(tmp_path: Path) -> None:

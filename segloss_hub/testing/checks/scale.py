@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segloss_hub.testing.check import check
-from segloss_hub.testing.expect import Inapplicable, expect, expect_same
+from segloss_hub.testing.expect import expect, expect_same
 from segloss_hub.testing.memory import peak_memory
 from segloss_hub.testing.ranks import evaluate_on_ranks
 from segloss_hub.testing.samples import Mode, Sample
@@ -24,7 +23,6 @@ ROUNDS = 5
 # Guards against an accident such as a tensor of pixels times pixels; what is usual is reported.
 TIME_LIMIT = 500.0
 MEMORY_LIMIT = 50.0
-COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 @check()
@@ -62,9 +60,11 @@ def check_memory_against_cross_entropy(subject: Subject) -> None:
 
 @check()
 def check_compiled_is_eager(subject: Subject) -> None:
-    """torch.compile(fullgraph=True) compiles it, and computes the same."""
-    if not any(map(shutil.which, COMPILERS)):
-        raise Inapplicable("no C++ compiler, which torch.compile needs")
+    """torch.compile(fullgraph=True) takes it as one graph, which computes the same.
+
+    Forward and backward are captured and run by PyTorch's operators: what turns a graph into
+    machine code is the same for all losses, takes up to a minute, and is PyTorch's to test.
+    """
     mode = subject.modes[0]
     sample = subject.with_extras(subject.sample(mode), maps=True)  # made in NumPy if not given
     sample = sample.changed(
@@ -74,15 +74,14 @@ def check_compiled_is_eager(subject: Subject) -> None:
     expected = evaluate(subject.build(mode), sample)
     hint = "Branch on nothing that a tensor holds, call no .item(), leave no torch operations"
     torch.compiler.reset()
-    with torch._inductor.config.patch(compile_threads=1):
-        compiled = torch.compile(subject.build(mode), fullgraph=True)
-        try:
-            came = evaluate(compiled, sample)
-        except Exception as error:  # the compiler raises what it likes
-            reason = str(error).partition("\n")[0]
-            raise AssertionError(f"{mode}: does not compile ({reason}). {hint}") from error
-        finally:
-            torch.compiler.reset()
+    compiled = torch.compile(subject.build(mode), fullgraph=True, backend="aot_eager")
+    try:
+        came = evaluate(compiled, sample)
+    except Exception as error:  # the compiler raises what it likes
+        reason = str(error).partition("\n")[0]
+        raise AssertionError(f"{mode}: does not compile ({reason}). {hint}") from error
+    finally:
+        torch.compiler.reset()
     expect_same(came, expected, f"{mode}, compiled", hint, rtol=1e-4, atol=1e-6)
 
 
