@@ -14,7 +14,8 @@ demo: $(STAMP)
 	$(BIN)/segloss build
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 \
+	    --dist loadscope --no-loadscope-reorder  # long single tests first, small modules at the end
 
 # The same tests on the upstream distributions. MMCV compiles its operators: half an hour or more.
 # Checkpoints of that MMEngine are pickles, which PyTorch no longer reads without being told to. Left
