@@ -285,8 +285,10 @@ class LossCard(_Record):
 
     @model_validator(mode="after")
     def _is_trained(self) -> Self:
-        names = [term.name for term in parse_expression(self.trained_as or self.name)]
-        if not {self.name, *self.aliases} & set(names):
+        if self.trained_as is None:
+            return self
+        terms = {term.name for term in parse_expression(self.trained_as)}
+        if terms.isdisjoint((self.name, *self.aliases)):
             raise ValueError(f"trained_as has no {self.name!r} among its terms: {self.trained_as}")
         return self
 

@@ -15,11 +15,10 @@ from segloss_hub.bench.dataset import open_dataset
 from segloss_hub.bench.local import run_trials
 from segloss_hub.bench.progress import tracked
 from segloss_hub.bench.result import Result
-from segloss_hub.bench.trial import Trial, all_losses
+from segloss_hub.bench.trial import Trial, named_losses
 from segloss_hub.card import Stress
 from segloss_hub.discovery import create_loss
 
-ALL = "all"
 TRIALS = "trials"  # the folder with the results of single trainings
 
 
@@ -51,11 +50,7 @@ def grid(
     "all" among the losses stands for every installed one, in the sum that it is trained in.
     Raises what `create_loss` raises for a loss that cannot be built.
     """
-    expressions = [
-        expression
-        for loss in (*losses, baseline)
-        for expression in (all_losses() if loss == ALL else [loss])
-    ]
+    expressions = named_losses([*losses, baseline])
     for expression in dict.fromkeys(expressions):
         create_loss(expression)
     asked = product(datasets, severities, seeds, dict.fromkeys(expressions))

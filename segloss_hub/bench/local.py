@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -90,13 +89,8 @@ class _Processes:
         if result is None and self._stopped:
             raise RuntimeError("interrupted")  # by `stop`, whose caller says why
         if result is None:
-            result = Result(
-                trial=trial,
-                key=key,
-                status="failed",
-                when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                error=f"its process ended with exit code {process.exitcode}; see {place / LOG}",
-            )
+            error = f"its process ended with exit code {process.exitcode}; see {place / LOG}"
+            result = Result.failed(trial, key, error)
         self._progress.say(f"{trial.label}: {result.summary}")
         return result
 

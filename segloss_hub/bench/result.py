@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -93,6 +94,11 @@ class Result(BaseModel):
         return fields
 
     @classmethod
+    def failed(cls, trial: Trial, key: str, error: str) -> Result:
+        """That of a trial of which nothing but the error is known, now."""
+        return cls(trial=trial, key=key, status="failed", when=utc_now(), error=error)
+
+    @classmethod
     def read(cls, path: Path) -> Result:
         """Read a file. Raises `ResultError` with its name if it is damaged or too new."""
         try:
@@ -107,6 +113,11 @@ class Result(BaseModel):
     def write(self, path: Path) -> None:
         """Write the file whole, or leave it as it was."""
         atomic_write(path, self.model_dump_json(indent=1) + "\n")
+
+
+def utc_now() -> str:
+    """The time as results have it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def first_line(error: Exception) -> str:

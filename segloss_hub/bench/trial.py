@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, get_args
 
@@ -14,10 +14,11 @@ from segloss_hub.card import LossCard, Stress
 from segloss_hub.discovery import default_hub, get_card, list_losses
 from segloss_hub.expression import Term, parse_expression
 
-__all__ = ["MIN_ITERATIONS", "STRESSES", "Stress", "Trial", "all_losses"]
+__all__ = ["MIN_ITERATIONS", "STRESSES", "Stress", "Trial", "named_losses"]
 
 STRESSES: tuple[Stress, ...] = get_args(Stress)
 
+ALL = "all"  # of the installed losses
 MIN_ITERATIONS = 10  # each phase of the one-cycle schedule needs a few
 KEY_LENGTH = 20
 _MMSEG = ("onedl-mmsegmentation", "mmsegmentation")  # the maintained one, and upstream
@@ -97,9 +98,10 @@ class Trial(BaseModel):
         return [get_card(term.name) for term in self._terms()]
 
 
-def all_losses() -> list[str]:
-    """Every installed loss, in the sum that its paper trains."""
-    return [get_card(name).trained_as or name for name in list_losses()]
+def named_losses(names: Sequence[str]) -> list[str]:
+    """Loss expressions; "all" stands for every installed loss, in the sum that its paper trains."""
+    every = [get_card(name).trained_as or name for name in list_losses()] if ALL in names else []
+    return [loss for name in names for loss in (every if name == ALL else [name])]
 
 
 def _version_of_mmseg() -> str:

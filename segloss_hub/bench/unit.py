@@ -15,12 +15,11 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from segloss_hub.bench.result import Result
+from segloss_hub.bench.result import Result, utc_now
 from segloss_hub.bench.trial import Trial
 from segloss_hub.errors import HubError
 from segloss_hub.files import remove_unfinished
@@ -121,7 +120,7 @@ def _done(
     return Result(
         trial=trial,
         key=place.name,
-        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        when=utc_now(),
         machine=machine_class(),
         versions=trial.versions(),
         **facts,

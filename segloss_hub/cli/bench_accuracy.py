@@ -10,6 +10,7 @@ import click
 from segloss_hub.bench.trial import MIN_ITERATIONS, STRESSES, Trial
 from segloss_hub.card import Stress
 from segloss_hub.cli.extras import needs_mmsegmentation
+from segloss_hub.cli.failed import tell_and_exit
 
 BASELINE = "cross-entropy"
 ITERATIONS: int = Trial.model_fields["iterations"].default
@@ -117,6 +118,4 @@ def command(
     if done.files:
         click.echo(done.files[0].read_text(encoding="utf-8"))
         click.echo(f"{len(done.files) - 1} more files, and the results, are in {out}/")
-    for result in done.failed:
-        click.echo(f"segloss: {result.trial.label}: {result.error}", err=True)
-    raise click.exceptions.Exit(1 if done.failed else 0)
+    tell_and_exit(done.failed)

@@ -9,6 +9,7 @@ import click
 
 from segloss_hub.bench.trial import MIN_ITERATIONS, Trial
 from segloss_hub.cli.extras import needs_mmsegmentation
+from segloss_hub.cli.failed import tell_and_exit
 
 ITERATIONS: int = Trial.model_fields["iterations"].default
 SEEDS = 5
@@ -82,7 +83,4 @@ def command(
     text, *others = write_verdicts([judge(question, results) for question in asked], out)
     click.echo(text.read_text(encoding="utf-8"))
     click.echo(f"{len(others)} more files, and the results, are in {out}/")
-    failed = [result for result in results if result.status == "failed"]
-    for result in failed:
-        click.echo(f"segloss: {result.trial.label}: {result.error}", err=True)
-    raise click.exceptions.Exit(1 if failed else 0)
+    tell_and_exit([result for result in results if result.status == "failed"])

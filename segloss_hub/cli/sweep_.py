@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from segloss_hub.cli.failed import tell_and_exit
 from segloss_hub.errors import HubError
 
 
@@ -52,7 +53,5 @@ def command(
             f"a sweep needs {error.name!r}, which is not installed: "
             "pip install 'segloss-hub[mmseg,bench]'"
         ) from error
-    for result in outcome.failed:
-        click.echo(f"segloss: {result.trial.label}: {result.error}", err=True)
     click.echo(f"{outcome}. They are in {out / STORE}")
-    raise click.exceptions.Exit(1 if outcome.failed else 0)
+    tell_and_exit(outcome.failed)

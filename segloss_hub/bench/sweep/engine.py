@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -218,5 +217,4 @@ def _failed(task: Task, error: BaseException) -> Result:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, KilledWorker):
         text = "its process died again and again, alone too: out of memory, or a crash in C code"
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Result(trial=task.trial, key=task.key, status="failed", when=now, error=text)
+    return Result.failed(task.trial, task.key, text)

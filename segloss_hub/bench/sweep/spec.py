@@ -32,7 +32,7 @@ from typing_extensions import Self
 
 from segloss_hub.bench.result import METRICS
 from segloss_hub.bench.sweep.rungs import Rungs
-from segloss_hub.bench.trial import MIN_ITERATIONS, STRESSES, Stress, Trial, all_losses
+from segloss_hub.bench.trial import MIN_ITERATIONS, STRESSES, Stress, Trial, named_losses
 from segloss_hub.discovery import create_loss, get_card
 from segloss_hub.errors import HubError, did_you_mean
 from segloss_hub.expression import parse_expression
@@ -123,7 +123,7 @@ class Spec(_Part):
         Raises `SpecError` if they are too many, and what `create_loss` raises for a loss or a
         parameter that does not exist.
         """
-        losses = [name for loss in self.losses for name in _named(loss)]
+        losses = named_losses(self.losses)
         grids = {loss: self._grid(loss) for loss in losses}
         self._check_terms(losses)
         conditions: list[tuple[Stress | None, float]] = [
@@ -191,10 +191,6 @@ def read_spec(path: Path) -> Spec:
 
 def _fields(location: Location) -> Collection[str]:
     return (HalvingSpec if location == ["halving"] else Spec).model_fields
-
-
-def _named(loss: str) -> list[str]:
-    return all_losses() if loss == "all" else [loss]
 
 
 def _terms(loss: str) -> list[str]:
